@@ -1,0 +1,505 @@
+"""An agent in the cluster: the Job that runs it, and how a session comes to have one.
+
+The Job's name is a hash of whatever makes one agent differ from another (target, features, image, protocol), so that
+sessions with the same needs find each other's: the second joins. It is never asked who started it, since an agent ends
+by itself when nobody has needed it for a while, and the cluster then removes the Job (`ttlSecondsAfterFinished`).
+
+    list pods ── one runs ──────────────────────────────────────────────────▶ join
+        └─ none ── create the Job ── made ── watch ── its container runs ───▶ begin
+                         └─ there is one already ── it lives ── watch ──────▶ join
+                                  └─ it has ended, or goes ── remove it, and again
+
+While a pod is awaited two things are watched: the pods of the Job, and its Events, since why a pod was refused is
+said nowhere else. What they mean is said in `failures`. Pure are `features_of`, `name_of` and `manifest`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import trio
+
+from mirror.cli.cluster import failures
+from mirror.cli.cluster.api import Api, ApiError, Object
+from mirror.cli.cluster.failures import Ended, Refused, Running, Waiting
+from mirror.cli.cluster.targets import AGENT_LABELS, Place
+from mirror.cli.errors import MirrorError, TargetError
+from mirror.cli.settings import AgentSettings
+from mirror.protocol.features import linux_capabilities
+from mirror.protocol.messages import PROTOCOL_VERSION
+
+PORT = 61337
+"""On the loopback of the agent's own pod, where nobody else listens."""
+CONTAINER = "agent"
+IMAGE = "mirror-agent"
+SELECTOR = ",".join(f"{label}={value}" for label, value in AGENT_LABELS.items())
+"""All agents of a namespace."""
+
+_INSTANCE = "app.kubernetes.io/instance"
+_ABOUT = "mirror-agent"
+"""The prefix of the annotations that say for whom an agent is."""
+_OUT_OF_MESHES = {
+    "sidecar.istio.io/inject": "false",
+    "linkerd.io/inject": "disabled",
+    "kuma.io/sidecar-injection": "disabled",
+}
+"""Istio and Kuma read the label, Linkerd the annotation; older ones of each the other."""
+_TRIES = 3
+"""How often an agent may come to its end just when it is joined."""
+_REMOVAL_WITHIN_S = 20.0
+"""A Job that goes takes its pod with it: at most the pod's grace period, and a busy cluster."""
+_ASKING_WITHIN_S = 2.0
+"""One request, when nobody wants to wait."""
+_SILENT_S = 5.0
+"""A node that has shown nothing for so long is asked after."""
+_NOBODY = 65534
+"""An agent without a target needs no rights, and so may run where PodSecurity is `restricted`."""
+_GRACE_PERIOD_S = 2
+"""Between SIGTERM and SIGKILL; the agent needs some milliseconds."""
+
+Tell = Callable[[str], Awaitable[None]]
+"""Shows the user what is being done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """Which agent a session needs.
+
+    Attributes:
+        place: Beside what; None: it stands in for itself (targetless).
+        namespace: Where it runs.
+        features: What it is to do.
+        settings: The user's.
+        image: Its image.
+    """
+
+    place: Place | None
+    namespace: str
+    features: tuple[str, ...]
+    settings: AgentSettings
+    image: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent:
+    """An agent whose container runs.
+
+    Attributes:
+        namespace: Of the Job and its pod.
+        job: The Job's name.
+        job_uid: Its uid.
+        pod: The pod's name.
+        is_begun: Whether the Job was made for this session.
+    """
+
+    namespace: str
+    job: str
+    job_uid: str
+    pod: str
+    is_begun: bool
+
+
+# --- the Job ----------------------------------------------------------------------------------------------
+
+
+def default_image() -> str:
+    """The agent's image of this release.
+
+    Raises:
+        MirrorError: This is no release.
+    """
+    from importlib import metadata
+
+    try:
+        return f"{IMAGE}:{metadata.version('mirror')}"
+    except metadata.PackageNotFoundError:
+        raise MirrorError(
+            "mirror is not installed, so it has no version; name the agent's image with --agent-image"
+        ) from None
+
+
+def name_of(wish: Wish) -> str:
+    """The name of the Job: the same for everybody who could share the agent."""
+    place, settings = wish.place, wish.settings
+    differs = [
+        [place.pod_uid, place.container_id] if place is not None else "targetless",
+        wish.features,
+        PROTOCOL_VERSION,
+        wish.image,
+        settings.is_privileged,
+        settings.dropped_capabilities,
+    ]
+    return "mirror-agent-" + hashlib.sha256(json.dumps(differs).encode()).hexdigest()[:16]
+
+
+def manifest(wish: Wish) -> dict[str, Any]:
+    """The Job that runs an agent: with some privileges beside a target, or without any and without a target.
+
+    It gets to the target's node by affinity and not by `nodeName`, which would bypass the scheduler: on a full node the
+    pod then is unschedulable, with what is missing, may displace others by its priority, and never fails with OutOfcpu.
+    """
+    settings = wish.settings
+    name = name_of(wish)
+    labels = {
+        **(_OUT_OF_MESHES if settings.is_kept_out_of_meshes else {}),
+        **settings.labels,
+        **AGENT_LABELS,
+        _INSTANCE: name,
+    }
+    annotations = {
+        **(_OUT_OF_MESHES if settings.is_kept_out_of_meshes else {}),
+        **settings.annotations,
+        **(_about(wish.place) if wish.place is not None else {}),
+        f"{_ABOUT}/features": ",".join(wish.features),
+        **_app_armor_annotation(settings.app_armor_profile),
+    }
+    pod = {
+        "restartPolicy": "Never",
+        **(_beside(wish.place) if wish.place is not None else {"nodeSelector": dict(settings.node_selector)}),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
+        "tolerations": [dict(toleration) for toleration in settings.tolerations],
+        "containers": [_container(wish)],
+        **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
+        **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
+        "imagePullSecrets": [{"name": each} for each in settings.image_pull_secrets],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels, "annotations": annotations},
+        "spec": {
+            "backoffLimit": 0,
+            "ttlSecondsAfterFinished": settings.ttl_s,
+            "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
+        },
+    }
+
+
+def _container(wish: Wish) -> dict[str, Any]:
+    settings = wish.settings
+    return {
+        "name": CONTAINER,
+        "image": wish.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": _arguments(wish),
+        "resources": {name: dict(quantities) for name, quantities in settings.resources.items()},
+        "securityContext": _security_context(wish),
+        # Its last words, where reading the pod is enough: the right to read logs is not needed.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+
+
+def _arguments(wish: Wish) -> list[str]:
+    """As `mirror.agent.options` reads them."""
+    arguments = {
+        "--listen": PORT,
+        **({"--container": wish.place.container_id} if wish.place is not None else {}),
+        "--features": ",".join(wish.features),
+        "--grace": wish.settings.grace_s,
+        "--first-client-within": wish.settings.first_client_within_s,
+    }
+    words = [str(word) for pair in arguments.items() for word in pair]
+    return words if wish.place is not None else [*words, "--targetless"]
+
+
+def _security_context(wish: Wish) -> dict[str, Any]:
+    settings = wish.settings
+    needed = linux_capabilities(wish.features, targetless=wish.place is None)
+    added = [capability for capability in needed if capability not in settings.dropped_capabilities]
+    # With another uid added capabilities would not be in effect.
+    user = 0 if added or wish.place is not None else _NOBODY
+    return {
+        "runAsUser": user,
+        "runAsGroup": user,
+        "runAsNonRoot": user != 0,
+        "capabilities": {"drop": ["ALL"], "add": added},
+        "readOnlyRootFilesystem": True,
+        **({"seccompProfile": dict(settings.seccomp_profile)} if settings.seccomp_profile else {}),
+        **({"appArmorProfile": dict(settings.app_armor_profile)} if settings.app_armor_profile else {}),
+        **({"seLinuxOptions": dict(settings.se_linux_options)} if settings.se_linux_options else {}),
+        **({"privileged": True} if settings.is_privileged else {}),
+        # The API refuses to have it off beside either of them.
+        **({} if settings.is_privileged or "SYS_ADMIN" in added else {"allowPrivilegeEscalation": False}),
+    }
+
+
+def _app_armor_annotation(profile: Mapping[str, str]) -> dict[str, str]:
+    """What Kubernetes before 1.30 reads instead of the field, which it drops without a word."""
+    if not profile:
+        return {}
+    kind = profile["type"]
+    value = {"RuntimeDefault": "runtime/default", "Unconfined": "unconfined"}.get(
+        kind, f"localhost/{profile.get('localhostProfile', '')}"
+    )
+    return {f"container.apparmor.security.beta.kubernetes.io/{CONTAINER}": value}
+
+
+def _about(place: Place) -> dict[str, str]:
+    return {
+        f"{_ABOUT}/target-namespace": place.namespace,
+        f"{_ABOUT}/target-pod": place.pod,
+        f"{_ABOUT}/target-container": place.container,
+    }
+
+
+def _beside(place: Place) -> dict[str, Any]:
+    """On the target's node (as the DaemonSet controller does it), and able to see its processes."""
+    field = {"key": "metadata.name", "operator": "In", "values": [place.node]}
+    return {
+        "hostPID": True,
+        "affinity": {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": [field]}]}
+            }
+        },
+    }
+
+
+# --- start or join ----------------------------------------------------------------------------------------
+
+
+async def start(api: Api, wish: Wish, tell: Tell) -> Agent:
+    """An agent as wished whose container runs: one that is there already, or a new one.
+
+    If it is cancelled, or fails, the Job that it has made is removed.
+
+    Args:
+        api: The cluster.
+        wish: Which agent.
+        tell: Called with each step.
+
+    Raises:
+        MirrorError: There will be none; the sentence says why.
+    """
+    try:
+        for _ in range(_TRIES):
+            agent = await _start_once(api, wish, tell)
+            if agent is not None:
+                return agent
+    except ApiError as error:
+        raise TargetError(failures.explain(error, "start an agent", wish.namespace)) from None
+    raise TargetError("each agent that was there ended before it could be joined; try again")
+
+
+async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
+    """The same; None: it ended meanwhile."""
+    name = name_of(wish)
+    pods = await api.list(_pods_path(wish.namespace), {"labelSelector": f"{_INSTANCE}={name}"})
+    for pod in pods:
+        if isinstance(failures.judge(pod), Running):
+            await tell(f"joining the agent in pod {pod['metadata']['name']}")
+            return Agent(wish.namespace, name, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
+    job, is_begun = await _create_or_get(api, wish, tell)
+    if job is None:
+        return None
+    agent = Agent(wish.namespace, name, job["metadata"]["uid"], "", is_begun)
+    is_up = False
+    try:
+        pod_name = await _Start(api, wish, agent, tell).run()
+        is_up = True
+    finally:
+        if not is_up and is_begun:
+            await remove(api, agent)
+    if not pod_name:
+        await remove(api, agent)  # with no pod left to come (backoffLimit), it is only in the way
+        await _wait_gone(api, agent)
+        return None
+    return dataclasses.replace(agent, pod=pod_name)
+
+
+async def _create_or_get(api: Api, wish: Wish, tell: Tell) -> tuple[Object | None, bool]:
+    """The Job, and whether it is new; None: an old one was in the way, and has been removed."""
+    path = _jobs_path(wish.namespace)
+    try:
+        job = await api.create(path, manifest(wish))
+    except ApiError as error:
+        if error.status != 409:
+            raise
+    else:
+        await tell(f"agent {job['metadata']['name']} is asked for")
+        return job, True
+    try:
+        job = await api.get(f"{path}/{name_of(wish)}")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return None, False
+    if not _is_over(job):
+        return job, False
+    await tell("the last agent is being removed")
+    agent = Agent(wish.namespace, name_of(wish), job["metadata"]["uid"], "", is_begun=False)
+    if not job["metadata"].get("deletionTimestamp"):
+        await remove(api, agent)
+    await _wait_gone(api, agent)
+    return None, False
+
+
+def _is_over(job: Object) -> bool:
+    """Whether a Job will run nothing more."""
+    status = job.get("status") or {}
+    has_ended = any(
+        condition["type"] in ("Complete", "Failed") and condition["status"] == "True"
+        for condition in status.get("conditions") or ()
+    )
+    return bool(
+        has_ended or status.get("succeeded") or status.get("failed") or job["metadata"].get("deletionTimestamp")
+    )
+
+
+async def _wait_gone(api: Api, agent: Agent) -> None:
+    """Until that very Job is gone, or for _REMOVAL_WITHIN_S."""
+    selector = {"fieldSelector": f"metadata.name={agent.job}"}
+    path = _jobs_path(agent.namespace)
+    with trio.move_on_after(_REMOVAL_WITHIN_S):
+        async with api.watch(path, selector) as events:
+            # Looked at again once the watch is there, so that its removal is not missed.
+            if not any(job["metadata"]["uid"] == agent.job_uid for job in await api.list(path, selector)):
+                return
+            async for kind, job in events:
+                if (kind == "DELETED") == (job["metadata"]["uid"] == agent.job_uid):
+                    return
+
+
+async def remove(api: Api, agent: Agent) -> None:
+    """Removes that very Job and its pod, if that is permitted, also while being cancelled. Does not wait for it."""
+    with (
+        trio.CancelScope(shield=True),
+        trio.move_on_after(_ASKING_WITHIN_S),
+        contextlib.suppress(ApiError, MirrorError),
+    ):
+        await api.delete(f"{_jobs_path(agent.namespace)}/{agent.job}", uid=agent.job_uid)
+
+
+def _jobs_path(namespace: str) -> str:
+    return f"/apis/batch/v1/namespaces/{namespace}/jobs"
+
+
+def _pods_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def _owner_uid(pod: Object) -> str:
+    return next((str(owner["uid"]) for owner in pod["metadata"].get("ownerReferences") or ()), "")
+
+
+class _Start:
+    """Waits for the pod of one Job, with everything watched that could explain why there is none."""
+
+    def __init__(self, api: Api, wish: Wish, agent: Agent, tell: Tell) -> None:
+        self._api = api
+        self._wish = wish
+        self._agent = agent
+        self._tell = tell
+        self._scope = trio.CancelScope()
+        self._outcome: str | Exception | None = None
+        self._waits_for = "the cluster to make the agent's pod"
+        self._complaint = ""
+        self._changed = trio.Event()
+        self._node = ""
+        self._is_blind = False
+        """Whether this user may not see Events."""
+
+    async def run(self) -> str:
+        """The name of the pod whose container runs; empty: it has ended.
+
+        Raises:
+            TargetError: It will not run.
+            ApiError: This user may not watch it.
+            MirrorError: The API server does not answer, or there are no credentials for it any more.
+        """
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_pods)
+                nursery.start_soon(self._watch_events)
+                nursery.start_soon(self._grow_impatient)
+                nursery.start_soon(self._give_up)
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        assert self._outcome is not None
+        return self._outcome
+
+    def _conclude(self, outcome: str | Exception) -> None:
+        if self._outcome is None:
+            self._outcome = outcome
+            self._scope.cancel()
+
+    async def _watch_pods(self) -> None:
+        selector = {"labelSelector": f"{_INSTANCE}={self._agent.job}"}
+        try:
+            async with self._api.watch(_pods_path(self._agent.namespace), selector) as events:
+                async for kind, pod in events:
+                    if _owner_uid(pod) == self._agent.job_uid:
+                        await self._see_pod(kind, pod)
+        except (ApiError, MirrorError) as error:
+            self._conclude(error)
+
+    async def _see_pod(self, kind: str, pod: Object) -> None:
+        self._node = pod["spec"].get("nodeName", "")
+        verdict = Ended() if kind == "DELETED" else failures.judge(pod)
+        match verdict:
+            case Running():
+                self._conclude(pod["metadata"]["name"])
+            case Refused(sentence):
+                self._conclude(TargetError(sentence))
+            case Ended():
+                self._conclude("")
+            case Waiting(what, complaint):
+                if what != self._waits_for:
+                    self._waits_for = what
+                    self._changed.set()
+                    self._changed = trio.Event()
+                    await self._tell(f"waiting for {what}")
+                self._complaint = complaint
+
+    async def _watch_events(self) -> None:
+        """Sees the Job's refusals. Its pod may have been refused long since when an agent is joined."""
+        selector = {"fieldSelector": f"involvedObject.uid={self._agent.job_uid},reason=FailedCreate"}
+        try:
+            async with self._api.watch(f"/api/v1/namespaces/{self._agent.namespace}/events", selector) as events:
+                async for _, event in events:
+                    sentence = failures.explain_refused_pod(event.get("message", ""), self._agent.namespace)
+                    self._conclude(TargetError(sentence))
+        except ApiError:
+            self._is_blind = True
+        except MirrorError as error:
+            self._conclude(error)
+
+    async def _grow_impatient(self) -> None:
+        """Fails when a complaint has stood long enough, and asks after a node from which nothing is heard."""
+        while True:
+            changed = self._changed
+            with trio.move_on_after(failures.PATIENCE_S):
+                await changed.wait()
+                continue
+            if self._complaint:
+                self._conclude(TargetError(self._complaint))
+            with trio.move_on_after(_SILENT_S - failures.PATIENCE_S):
+                await changed.wait()
+                continue
+            try:
+                node = await self._api.get(f"/api/v1/nodes/{self._node}") if self._node else None
+            except ApiError:
+                continue  # who may not see nodes must wait
+            except MirrorError as error:
+                self._conclude(error)
+                return
+            if node is not None and (sentence := failures.say_node_silent(node)):
+                self._conclude(TargetError(sentence))
+
+    async def _give_up(self) -> None:
+        await trio.sleep(self._wish.settings.startup_timeout_s)
+        hint = "; this user may not list events, where the cluster would say why" if self._is_blind else ""
+        self._conclude(
+            TargetError(
+                f"the agent did not start within {self._wish.settings.startup_timeout_s:.0f} s (waited for "
+                f"{self._waits_for}{hint}); look at `kubectl -n {self._agent.namespace} describe job "
+                f"{self._agent.job}` while it tries again, or give it longer with --agent-startup-timeout"
+            )
+        )

@@ -1,0 +1,218 @@
+"""What there is in a cluster: what may be a target, and which agents run. Pure are `rows_of` and `row_of_agent`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import trio
+
+from mirror.cli.cluster import agents, failures
+from mirror.cli.cluster.api import Api, ApiError, Object
+from mirror.cli.cluster.reference import KINDS, Kind
+from mirror.cli.cluster.targets import is_agent, is_ready
+from mirror.cli.errors import TargetError
+
+LISTED = ("deployment", "rollout", "statefulset", "daemonset", "replicaset", "cronjob", "job", "service", "pod")
+"""The kinds, in the order in which they are shown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetRow:
+    """Something that may be a target.
+
+    Attributes:
+        target: As `-t` takes it.
+        ready: How many of its pods are ready.
+        pods: How many it has.
+        containers: Of its pods; empty where it has none.
+    """
+
+    target: str
+    ready: int
+    pods: int
+    containers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class AgentRow:
+    """An agent, or what is left of one.
+
+    Attributes:
+        namespace: Where it is.
+        job: The name of its Job.
+        uid: The Job's.
+        target: For whom, `NAMESPACE/POD/CONTAINER`.
+        features: What it does.
+        state: `starting`, `running`, `ended` or `going`.
+        began: When, as the cluster writes it.
+    """
+
+    namespace: str
+    job: str
+    uid: str
+    target: str
+    features: tuple[str, ...]
+    state: str
+    began: str
+
+
+# --- targets ----------------------------------------------------------------------------------------------
+
+
+def rows_of(things: Mapping[str, Sequence[Object]]) -> list[TargetRow]:
+    """The targets among the objects of a namespace.
+
+    What another object of the list makes is left out: the ReplicaSets of Deployments, the jobs of cronjobs; their owner
+    is the better target. So are mirror's own agents.
+
+    Args:
+        things: The objects of each kind, by the kind's name.
+    """
+    own = [pod for pod in things.get("pod", ()) if not is_agent(pod)]
+    pods = [pod for pod in own if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    rows = []
+    for kind in LISTED:
+        for thing in sorted(things.get(kind, ()), key=lambda thing: str(thing["metadata"]["name"])):
+            is_made = bool(thing["metadata"].get("ownerReferences"))
+            if is_agent(thing) or (is_made and kind in ("replicaset", "job")):
+                continue
+            members = _members(kind, thing, pods, things.get("job", ()))
+            if members is None or (kind == "pod" and thing not in pods):
+                continue
+            containers = dict.fromkeys(each["name"] for pod in members for each in pod["spec"]["containers"])
+            target = f"{kind}/{thing['metadata']['name']}"
+            rows.append(TargetRow(target, sum(map(is_ready, members)), len(members), tuple(containers)))
+    return rows
+
+
+def _members(kind: str, thing: Object, pods: Sequence[Object], jobs: Sequence[Object]) -> list[Object] | None:
+    """The pods of an object; None: it can have none."""
+    if kind == "pod":
+        return [thing]
+    if kind == "cronjob":
+        uid = thing["metadata"]["uid"]
+        owned = [job for job in jobs if uid in _owners(job)]
+        return [pod for job in owned for pod in pods if selects(job["spec"]["selector"], pod)]
+    selector = thing["spec"].get("selector")
+    if kind == "service":
+        selector = {"matchLabels": selector} if selector else None
+    if kind == "rollout" and not selector:
+        return []  # it borrows those of a Deployment
+    return None if not selector else [pod for pod in pods if selects(selector, pod)]
+
+
+def _owners(thing: Object) -> list[str]:
+    return [owner["uid"] for owner in thing["metadata"].get("ownerReferences") or ()]
+
+
+def selects(selector: Object, pod: Object) -> bool:
+    """Whether a label selector takes a pod."""
+    labels = pod["metadata"].get("labels") or {}
+    if not (selector.get("matchLabels") or {}).items() <= labels.items():
+        return False
+    for expression in selector.get("matchExpressions") or ():
+        value, values = labels.get(expression["key"]), expression.get("values") or ()
+        fits = {
+            "In": value in values,
+            "NotIn": value not in values,
+            "Exists": value is not None,
+            "DoesNotExist": value is None,
+        }[expression["operator"]]
+        if not fits:
+            return False
+    return True
+
+
+async def list_targets(api: Api, namespace: str) -> tuple[list[TargetRow], list[str]]:
+    """What may be a target in a namespace, and the plurals of the kinds that this user may not list.
+
+    Raises:
+        MirrorError: The API server does not answer.
+    """
+    found: dict[str, list[Object]] = {}
+    refused: list[str] = []
+
+    async def ask(kind: Kind) -> None:
+        for path in kind.paths:
+            try:
+                found[kind.name] = await api.list(f"{path}/namespaces/{quote(namespace)}/{kind.plural}")
+            except ApiError as error:
+                if error.status == 403:
+                    refused.append(kind.plural)
+                if error.status not in (403, 404):
+                    raise TargetError(failures.explain(error, f"show {kind.plural}", namespace)) from None
+            else:
+                return
+
+    await _all(ask, [kind for kind in KINDS if kind.paths])
+    return rows_of(found), sorted({*refused})
+
+
+async def _all(ask: Any, kinds: Sequence[Kind]) -> None:
+    """Asks side by side; an error comes out as it is, not in a group."""
+    failed: list[Exception] = []
+
+    async def attempt(kind: Kind) -> None:
+        try:
+            await ask(kind)
+        except Exception as error:
+            failed.append(error)
+
+    async with trio.open_nursery() as nursery:
+        for kind in kinds:
+            nursery.start_soon(attempt, kind)
+    if failed:
+        raise failed[0]
+
+
+# --- agents -----------------------------------------------------------------------------------------------
+
+
+def row_of_agent(job: Object) -> AgentRow:
+    """What an agent's Job says of it."""
+    metadata, status = job["metadata"], job.get("status") or {}
+    about = metadata.get("annotations") or {}
+    names = ("target-namespace", "target-pod", "target-container")
+    state = "running" if status.get("active") else "starting"
+    if status.get("succeeded") or status.get("failed"):
+        state = "ended"
+    if metadata.get("deletionTimestamp"):
+        state = "going"
+    return AgentRow(
+        namespace=metadata["namespace"],
+        job=metadata["name"],
+        uid=metadata["uid"],
+        target="/".join(about.get(f"mirror-agent/{name}", "?") for name in names),
+        features=tuple(filter(None, about.get("mirror-agent/features", "").split(","))),
+        state=state,
+        began=str(metadata.get("creationTimestamp") or ""),
+    )
+
+
+async def list_agents(api: Api, namespace: str) -> list[AgentRow]:
+    """The agents in a namespace; empty: in all.
+
+    Raises:
+        ApiError: This user may not list Jobs.
+        MirrorError: The API server does not answer.
+    """
+    path = f"/apis/batch/v1/namespaces/{quote(namespace)}/jobs" if namespace else "/apis/batch/v1/jobs"
+    rows = map(row_of_agent, await api.list(path, {"labelSelector": agents.SELECTOR}))
+    return sorted(rows, key=lambda row: (row.namespace, row.began, row.job))
+
+
+async def remove_agent(api: Api, row: AgentRow) -> None:
+    """Removes an agent, with the sessions that use it.
+
+    Raises:
+        ApiError: This user may not. (That it is gone already is no error.)
+        MirrorError: The API server does not answer.
+    """
+    try:
+        await api.delete(f"/apis/batch/v1/namespaces/{quote(row.namespace)}/jobs/{quote(row.job)}", uid=row.uid)
+    except ApiError as error:
+        if error.status not in (404, 409):
+            raise

@@ -1,0 +1,81 @@
+"""What a user must be allowed in a namespace, and whether they are: the same as in `rbac/user.yaml`."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import resources
+
+from mirror.cli.cluster.api import Api
+
+_REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+
+
+@dataclasses.dataclass(frozen=True)
+class Right:
+    """Verbs on a resource.
+
+    Attributes:
+        group: Of the API; empty: the core's.
+        resource: With a subresource after a slash.
+        verbs: All of them.
+        lacking: What does not work without.
+        is_needed: Whether nothing works without; else only what `lacking` says.
+    """
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    lacking: str
+    is_needed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.resource}.{self.group}" if self.group else self.resource
+
+
+RIGHTS = (
+    Right("", "pods", ("get", "list", "watch"), "no target can be found", is_needed=True),
+    Right("", "pods/portforward", ("create", "get"), "agents cannot be reached", is_needed=True),
+    Right("batch", "jobs", ("create",), "no agent can be started", is_needed=True),
+    Right("batch", "jobs", ("delete", "get", "list", "watch"), "agents that cannot start stay, and job/ is no target"),
+    Right("", "events", ("list", "watch"), "why an agent's pod was refused cannot be said"),
+    Right("", "services", ("get", "list"), "service/ is no target"),
+    Right("apps", "deployments", ("get", "list"), "deployment/ is no target"),
+    Right("apps", "statefulsets", ("get", "list"), "statefulset/ is no target"),
+    Right("apps", "daemonsets", ("get", "list"), "daemonset/ is no target"),
+    Right("apps", "replicasets", ("get", "list"), "replicaset/ is no target"),
+    Right("batch", "cronjobs", ("get", "list"), "cronjob/ is no target"),
+    Right("argoproj.io", "rollouts", ("get", "list"), "rollout/ is no target"),
+)
+
+
+def role(name: str) -> str:
+    """The file `rbac/NAME.yaml`, for `kubectl apply`."""
+    return resources.files("mirror.cli.cluster").joinpath(f"rbac/{name}.yaml").read_text()
+
+
+async def missing_verbs(api: Api, right: Right, namespace: str) -> list[str]:
+    """Which of a right's verbs the user lacks in a namespace.
+
+    Raises:
+        ApiError: The API server does not tell.
+        MirrorError: It does not answer.
+    """
+    resource, _, subresource = right.resource.partition("/")
+    missing = []
+    for verb in right.verbs:
+        asked = {
+            "namespace": namespace,
+            "verb": verb,
+            "group": right.group,
+            "resource": resource,
+            "subresource": subresource,
+        }
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": asked},
+        }
+        answer = await api.create(_REVIEWS, review)
+        if not (answer.get("status") or {}).get("allowed"):
+            missing.append(verb)
+    return missing

@@ -1,0 +1,379 @@
+"""Names of targets in a cluster, and which pod and container they mean.
+
+A target is `KIND/NAME`, with `/container/NAME` after it where the container matters. Every kind leads to a set of pods;
+of those that are ready one is chosen, by a rule that gives every user the same one, so that they share an agent. What
+decides is pure (`order_ready`, `choose_container`, `say_why_unready`); the few requests are in `find`.
+
+Names are taken apart in `reference`; nothing here makes an agent (`agents`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from mirror.cli.cluster import failures
+from mirror.cli.cluster.api import Api, ApiError
+from mirror.cli.cluster.probes import Probes, find_probes
+from mirror.cli.cluster.reference import BY_NAME, Reference
+from mirror.cli.errors import TargetError
+
+Object = Mapping[str, Any]
+"""A Kubernetes object as the API server sends it."""
+
+SIDECARS = frozenset(
+    {
+        "istio-proxy", "linkerd-proxy", "kuma-sidecar", "envoy", "envoy-sidecar", "consul-connect-envoy-sidecar",
+        "consul-dataplane", "aws-appmesh-envoy", "traefik-mesh", "osm-proxy", "daprd", "vault-agent", "queue-proxy",
+        "cloud-sql-proxy", "cloudsql-proxy", "traffic-agent", "fluent-bit", "fluentd", "filebeat", "otc-container",
+        "jaeger-agent", "datadog-agent", "gke-gcsfuse-sidecar", "oauth2-proxy", "kube-rbac-proxy",
+    }
+)  # fmt: skip
+"""Containers that service meshes and the like put beside the one that a user means."""
+AGENT_LABELS = {"app.kubernetes.io/name": "mirror-agent", "app.kubernetes.io/managed-by": "mirror"}
+"""What all agents have: their Jobs and their pods."""
+DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
+"""The annotation by which a pod says which container kubectl is to take."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A running container of a ready pod: what an agent is put beside."""
+
+    namespace: str
+    pod: str
+    pod_uid: str
+    node: str
+    container: str
+    container_id: str
+    """Without the runtime's name before it."""
+    probes: Probes = dataclasses.field(default_factory=Probes)
+    """Of the whole pod."""
+
+    def __str__(self) -> str:
+        return f"container {self.container} of pod {self.namespace}/{self.pod}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a target means.
+
+    Attributes:
+        place: The one that lends its files, environment, names and outgoing connections.
+        replicas: All of them, `place` first, for incoming connections.
+    """
+
+    place: Place
+    replicas: tuple[Place, ...]
+
+
+# --- decisions --------------------------------------------------------------------------------------------
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod serves, and is not being taken down."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return False
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in pod.get("status", {}).get("conditions") or ()
+    )
+
+
+def order_ready(pods: Iterable[Object]) -> list[Object]:
+    """The pods that are ready, the one to choose first.
+
+    Of the youngest owner's pods (the ReplicaSet that a rollout brings, not the one that it takes away) the oldest,
+    which is the last to go when replicas become fewer.
+    """
+    ready = [pod for pod in pods if is_ready(pod)]
+    youngest: dict[str, str] = {}
+    for pod in ready:
+        owner = _controller_uid(pod)
+        youngest[owner] = max(youngest.get(owner, ""), _created(pod))
+    owners = sorted(sorted(youngest), key=lambda uid: youngest[uid], reverse=True)
+    return sorted(ready, key=lambda pod: (owners.index(_controller_uid(pod)), _created(pod), pod["metadata"]["name"]))
+
+
+def choose_container(pod: Object, wanted: str = "") -> Place:
+    """Takes a container of a ready pod.
+
+    Args:
+        pod: The pod.
+        wanted: Its name; empty: that which the pod says to be the default, or the first that is no known sidecar.
+
+    Raises:
+        TargetError: There is no such container, or it does not run.
+    """
+    metadata, status = pod["metadata"], pod.get("status", {})
+    name = metadata["name"]
+    regular = [container["name"] for container in pod["spec"]["containers"]]
+    # Init containers that stay are sidecars, which somebody may want to name; so may be ephemeral ones.
+    others = [
+        container["name"]
+        for field in ("initContainers", "ephemeralContainers")
+        for container in pod["spec"].get(field) or ()
+    ]
+    if not wanted:
+        default = (metadata.get("annotations") or {}).get(DEFAULT_CONTAINER, "")
+        own = [container for container in regular if container not in SIDECARS]
+        wanted = default if default in regular else (own or regular)[0]
+    elif wanted not in regular + others:
+        raise TargetError(
+            f"pod {name} has no container {wanted}{_suggest(wanted, regular)}; it has {_enumerate(regular + others)}"
+        )
+    statuses = [
+        entry
+        for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
+        for entry in status.get(field) or ()
+        if entry["name"] == wanted
+    ]
+    running = [entry for entry in statuses if "running" in (entry.get("state") or {}) and entry.get("containerID")]
+    if not running:
+        why = _say_state(statuses[0]) if statuses else "it has not been started"
+        raise TargetError(f"container {wanted} of pod {name} does not run ({why}); name one that does")
+    return Place(
+        namespace=metadata["namespace"],
+        pod=name,
+        pod_uid=metadata["uid"],
+        node=pod["spec"].get("nodeName", ""),
+        container=wanted,
+        container_id=running[0]["containerID"].rpartition("://")[2],
+        probes=find_probes(pod),
+    )
+
+
+def say_why_unready(pod: Object) -> str:
+    """Why a pod is not ready, in a few words: the first that explains the others."""
+    status = pod.get("status", {})
+    phase = status.get("phase", "Pending")
+    if pod["metadata"].get("deletionTimestamp"):
+        return "is being removed"
+    if phase == "Succeeded":
+        return "has completed"
+    if phase == "Failed" and status.get("reason"):
+        return _with_message(f"has failed: {status['reason']}", status.get("message"))
+    for field in ("initContainerStatuses", "containerStatuses"):
+        for entry in status.get(field) or ():
+            state = entry.get("state") or {}
+            ended_well = (state.get("terminated") or {}).get("exitCode") == 0
+            is_over = field == "initContainerStatuses" and ended_well
+            if not entry.get("ready") and not is_over and (state.keys() & {"waiting", "terminated"}):
+                return f"container {entry['name']}: {_say_state(entry)}"
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return _with_message(condition.get("reason", "not scheduled"), condition.get("message"))
+    for entry in status.get("containerStatuses") or ():
+        if not entry.get("ready"):
+            return f"container {entry['name']} runs, but its readiness probe fails"
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "Ready" and condition.get("message"):
+            return _with_message(condition.get("reason", "not ready"), condition["message"])
+    return f"is {phase.lower()}"
+
+
+def _say_state(entry: Object) -> str:
+    """The state of one container that does not run."""
+    state = entry.get("state") or {}
+    if waiting := state.get("waiting"):
+        reason = waiting.get("reason", "waiting")
+        before = (entry.get("lastState") or {}).get("terminated")
+        if before and reason == "CrashLoopBackOff":
+            return f"{reason}, it ended with exit status {before.get('exitCode')}"
+        return _with_message(reason, waiting.get("message"))
+    if terminated := state.get("terminated"):
+        return _with_message(
+            f"{terminated.get('reason', 'ended')} with exit status {terminated.get('exitCode')}",
+            terminated.get("message"),
+        )
+    return "it has not been started"
+
+
+def _with_message(reason: str, message: str | None) -> str:
+    text = failures.in_one_line(message or "")
+    return f"{reason}, {text}" if text and text != reason else reason
+
+
+def _controller_uid(pod: Object) -> str:
+    owners = pod["metadata"].get("ownerReferences") or ()
+    return next((str(owner["uid"]) for owner in owners if owner.get("controller")), str(pod["metadata"].get("uid", "")))
+
+
+def _created(thing: Object) -> str:
+    return str(thing["metadata"].get("creationTimestamp") or "")
+
+
+def _suggest(wanted: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(wanted, list(names), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
+
+
+def _enumerate(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def format_selector(selector: Object) -> str:
+    """A label selector of an object as the API takes it in a query."""
+    terms = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
+    for expression in selector.get("matchExpressions") or ():
+        key, values = expression["key"], ",".join(expression.get("values") or ())
+        terms.append(
+            {
+                "In": f"{key} in ({values})",
+                "NotIn": f"{key} notin ({values})",
+                "Exists": key,
+                "DoesNotExist": f"!{key}",
+            }[expression["operator"]]
+        )
+    return ",".join(terms)
+
+
+def is_agent(thing: Object) -> bool:
+    """Whether an object is mirror's own: an agent's Job or its pod."""
+    return bool((thing["metadata"].get("labels") or {}).items() >= AGENT_LABELS.items())
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+async def find(api: Api, reference: Reference, namespace: str) -> Found:
+    """Which container of which pod a target means.
+
+    Raises:
+        TargetError: There is none that is ready; the sentence says why.
+        Unreachable: The API server does not answer.
+    """
+    try:
+        pods = await _pods_of(api, reference, namespace)
+        ready = order_ready(pods)
+        if not ready:
+            raise await _explain_unready(api, reference, namespace, pods)
+    except ApiError as error:
+        raise TargetError(failures.explain(error, f"look for {reference}", namespace)) from None
+    place = choose_container(ready[0], reference.container)
+    return Found(place, (place, *_others(ready[1:], place.container)))
+
+
+def _others(pods: Iterable[Object], container: str) -> Iterable[Place]:
+    for pod in pods:
+        try:
+            yield choose_container(pod, container)
+        except TargetError:  # another kind of pod behind the same service
+            continue
+
+
+async def _pods_of(api: Api, reference: Reference, namespace: str) -> list[Object]:
+    """All pods that a target stands for, ready or not."""
+    kind = reference.kind
+    if kind.name == "label":
+        return await list_pods(api, namespace, reference.name)
+    found = await _get(api, reference, namespace)
+    match kind.name:
+        case "pod":
+            return [found]
+        case "service":
+            selector = found["spec"].get("selector")
+            if not selector:
+                raise TargetError(
+                    f"{reference} in namespace {namespace} selects no pods (it has no selector); name a pod instead"
+                )
+            return await list_pods(api, namespace, format_selector({"matchLabels": selector}))
+        case "cronjob":
+            job = await _newest_job(api, found, namespace)
+            return await list_pods(api, namespace, format_selector(job["spec"]["selector"]))
+        case "rollout" if not found["spec"].get("selector"):
+            # It may leave selector and template to a Deployment that it takes over.
+            borrowed = (found["spec"].get("workloadRef") or {}).get("name", "")
+            workload = await _get(api, Reference(BY_NAME["deployment"], borrowed), namespace)
+            return await list_pods(api, namespace, format_selector(workload["spec"]["selector"]))
+        case _:
+            return await list_pods(api, namespace, format_selector(found["spec"]["selector"]))
+
+
+async def list_pods(api: Api, namespace: str, selector: str) -> list[Object]:
+    """The pods of a namespace that a label selector takes. Raises ApiError, Unreachable."""
+    return list(await api.list(f"/api/v1/namespaces/{quote(namespace)}/pods", {"labelSelector": selector}))
+
+
+async def _get(api: Api, reference: Reference, namespace: str) -> Object:
+    kind = reference.kind
+    for path in kind.paths:
+        try:
+            return await api.get(f"{path}/namespaces/{quote(namespace)}/{kind.plural}/{quote(reference.name)}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+    raise await _explain_unknown(api, reference, namespace)
+
+
+async def _newest_job(api: Api, cronjob: Object, namespace: str) -> Object:
+    """The job that a cronjob has begun last, of those that have not ended if there is one."""
+    name, uid = cronjob["metadata"]["name"], cronjob["metadata"]["uid"]
+    listed = await api.list(f"/apis/batch/v1/namespaces/{quote(namespace)}/jobs")
+    jobs = [job for job in listed if _controller_uid(job) == uid]
+    if not jobs:
+        raise TargetError(
+            f"cronjob/{name} in namespace {namespace} has no job (schedule {cronjob['spec'].get('schedule')!r}); begin "
+            f"one with `kubectl -n {namespace} create job --from=cronjob/{name} {name}-now`, and name that"
+        )
+    return max(
+        jobs, key=lambda job: (bool(job.get("status", {}).get("active")), _created(job), job["metadata"]["name"])
+    )
+
+
+async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> TargetError:
+    """That there is no such object, with what might have been meant."""
+    kind, names, is_known = reference.kind, list[str](), False
+    for path in kind.paths:
+        try:
+            listed = await api.list(f"{path}/namespaces/{quote(namespace)}/{kind.plural}")
+        except ApiError as error:
+            is_known |= error.status != 404
+        else:
+            is_known = True
+            names += sorted(item["metadata"]["name"] for item in listed if not is_agent(item))
+    where = f"in namespace {namespace}"
+    if not is_known:
+        return TargetError(
+            f"this cluster has no {kind.plural} ({kind.paths[0].removeprefix('/apis/')}); name another kind of target"
+        )
+    if names:
+        hint = _suggest(reference.name, names) or f" (there is {_enumerate(names)})"
+        return TargetError(
+            f"there is no {reference} {where}{hint}; `kubectl -n {namespace} get {kind.plural}` lists them"
+        )
+    return await _explain_namespace(api, namespace) or TargetError(
+        f"there is no {reference} {where}, and no other {kind.name} to be seen there; choose the namespace with -n, or "
+        f"the cluster with --context"
+    )
+
+
+async def _explain_unready(api: Api, reference: Reference, namespace: str, pods: Sequence[Object]) -> TargetError:
+    """Why no pod is ready."""
+    where = f"in namespace {namespace}"
+    if not pods:
+        has_labels = f"no pod {where} has the labels {reference.name}; look for a misspelling"
+        has_pods = f"{reference} {where} has no pods; is it scaled to 0?"
+        return await _explain_namespace(api, namespace) or TargetError(
+            has_labels if reference.kind.name == "label" else has_pods
+        )
+    reasons = "; ".join(list(dict.fromkeys(say_why_unready(pod) for pod in pods))[:3])
+    if len(pods) == 1:
+        return TargetError(
+            f"pod {pods[0]['metadata']['name']} {where} is not ready ({reasons}); wait for it, or mend it"
+        )
+    return TargetError(f"none of the {len(pods)} pods of {reference} {where} is ready ({reasons}); mend them")
+
+
+async def _explain_namespace(api: Api, namespace: str) -> TargetError | None:
+    """That there is no such namespace, if so, and if that may be known."""
+    try:
+        await api.get(f"/api/v1/namespaces/{quote(namespace)}")
+    except ApiError as error:
+        if error.status == 404:
+            return TargetError(f"there is no namespace {namespace}; choose one with -n")
+    return None

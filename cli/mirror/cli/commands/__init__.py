@@ -1,0 +1,1 @@
+"""The commands, a file each. Parsing is in `main`."""

@@ -1,0 +1,64 @@
+"""Where a session's agent is: what both ways of having one offer, beside this process or in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+import trio
+
+from mirror.cli.cluster.probes import Probes
+from mirror.cli.errors import MirrorError
+
+Tell = Callable[[str], Awaitable[None]]
+"""Shows the user a step of the start."""
+
+
+class Agent(Protocol):
+    """An agent of one session.
+
+    Attributes:
+        probes: Of its target, once it is connected.
+        name: What it is beside, for sentences.
+        replicas: Agents for the other pods of its target, none of them begun; known once it is connected.
+    """
+
+    @property
+    def probes(self) -> Probes: ...  # noqa: D102 - said above
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def replicas(self) -> Sequence[Agent]: ...  # noqa: D102
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """To be entered before anything else is done, and left after everything."""
+        ...
+
+    async def connect(self, tell: Tell) -> trio.abc.Stream:
+        """A connection to it, which may break before the agent has introduced itself; see `explain`.
+
+        Raises:
+            MirrorError: There is no agent; the sentence says why.
+        """
+        ...
+
+    async def explain(self, error: Exception) -> MirrorError | None:
+        """Why the connection broke.
+
+        Args:
+            error: How it looks from here.
+
+        Returns:
+            What to tell the user; None: it is worth another `connect`.
+        """
+        ...
+
+    async def end(self, *, at_once: bool) -> None:
+        """Sees that nothing is left when the connection is closed. Cannot be cancelled; takes a second at most.
+
+        Args:
+            at_once: It has done nothing yet that it would have to undo.
+        """
+        ...
