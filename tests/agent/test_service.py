@@ -1,0 +1,261 @@
+"""One agent with several clients: what they share, what ends one of them, and what ends them all."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from mirror.protocol import messages as m
+from mirror.protocol.frame import Frame, FrameReader, encode_frame
+from mirror.protocol.stream import RequestFailed
+from tests.agent.actors import ListeningAgent, listen_agent, needs_root, open_target
+
+PATIENCE_S = 20.0
+"""What counts as never, on a busy machine."""
+AT_ONCE = "--grace", "0"
+
+
+def goodbye(connection: socket.socket) -> str:
+    """The sentence with which an agent ends a connection, whatever it says before."""
+    reader = FrameReader(m.AgentMessage)
+    connection.settimeout(PATIENCE_S)
+    while data := connection.recv(10_000):
+        reader.feed(data)
+    last = list(reader)[-1]
+    assert isinstance(last, Frame)
+    assert isinstance(last.message, m.Goodbye)
+    return last.message.reason
+
+
+async def works(agent: ListeningAgent) -> bool:
+    async with agent.client() as client:
+        return isinstance(await client.peer.request(m.StatFile(b"/", follow=True)), m.FileStatted)
+
+
+async def test_clients_share_the_target_and_its_worker() -> None:
+    with open_target(environment={"WHOSE": "target"}) as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as one, agent.client() as two:
+            for client in one, two:
+                answer = await client.peer.request(m.ReadEnvironment(), m.EnvironmentRead)
+                assert b"WHOSE=target" in answer.variables
+            _, content = await one.read_file(b"/proc/self/stat")
+            _, other_content = await two.read_file(b"/proc/self/stat")
+            assert content.split()[0] == other_content.split()[0] == b"%d" % one.worker_pid()
+
+
+@needs_root
+async def test_clients_are_told_of_each_other() -> None:
+    with open_target(unshare_network=True) as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client("anna@laptop") as anna, agent.client("bert@desk") as bert:
+            await anna.peer.request(m.Subscribe(8080, steal=True))
+            with pytest.raises(
+                RequestFailed, match=r"^port 8080 of the target is taken by anna@laptop since ..:.. UTC"
+            ):
+                await bert.peer.request(m.Subscribe(8080, steal=True))
+
+
+@needs_root
+async def test_the_command_line_keeps_callers_from_all_clients() -> None:
+    with open_target(unshare_network=True) as target:
+        call = "calling = socket.create_connection(('127.0.0.1', 8080), source_address=('127.0.0.{}', 0))"
+        with listen_agent("--pid", str(target.pid), "--keep-from", "127.0.0.7,::7") as agent:
+            async with agent.client() as client:
+                await client.peer.request(m.Subscribe(8080, steal=True))
+                with pytest.raises(ConnectionRefusedError):
+                    target.ask(call.format(7))
+                target.ask(call.format(8))
+                with trio.fail_after(PATIENCE_S):
+                    await client.arrived.wait()
+
+
+@needs_root
+async def test_a_node_that_cannot_reach_the_target_is_told() -> None:
+    with open_target(unshare_network=True) as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as client:
+            await client.peer.request(m.Subscribe(8080, steal=True, keep_node=True))
+            with trio.fail_after(PATIENCE_S):
+                await client.noticed.wait()
+            assert client.notices[0].startswith("probes of port 8080 that the kubelet makes come to the program")
+
+
+async def test_a_client_that_breaks_the_protocol_ends_alone() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as staying:
+            with agent.connect() as bad:
+                bad.sendall(b"\0\0\0\5hello")
+                assert "protocol" in await trio.to_thread.run_sync(goodbye, bad)
+            assert await staying.peer.request(m.StatFile(b"/", follow=True))
+        assert await works(agent)
+
+
+async def test_an_error_in_the_agent_ends_one_client() -> None:
+    fault = """
+from mirror.agent.client import Client
+serve, number = Client.serve, iter(range(9))
+async def serve_badly(self):
+    if next(number) == 1:
+        raise ValueError("an error on purpose")
+    await serve(self)
+Client.serve = serve_badly
+"""
+    with open_target() as target, listen_agent("--pid", str(target.pid), *AT_ONCE, fault=fault) as agent:
+        async with agent.client() as staying:
+            with agent.connect() as unlucky:
+                unlucky.settimeout(PATIENCE_S)
+                assert await trio.to_thread.run_sync(unlucky.recv, 1000) == b""
+            assert await staying.peer.request(m.StatFile(b"/", follow=True))
+        status, errors = await agent.wait()
+    assert status == 0
+    assert "an error on purpose" in errors
+
+
+async def test_a_signal_ends_all_clients_and_tells_them() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as one, agent.client() as two:
+            agent.process.send_signal(signal.SIGTERM)
+            with trio.fail_after(PATIENCE_S):
+                await one.ended.wait()
+                await two.ended.wait()
+        assert one.farewell == two.farewell == "the agent was told to end by a signal"
+        assert await agent.wait() == (0, "")
+
+
+@needs_root
+async def test_a_signal_gives_the_traffic_back_before_the_agent_is_gone() -> None:
+    call = "calling = socket.create_connection(('127.0.0.1', 8080))"
+    with open_target(unshare_network=True) as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as client:
+            await client.peer.request(m.Subscribe(8080, steal=True))
+            target.ask(call)
+            agent.process.send_signal(signal.SIGTERM)
+            assert await agent.wait() == (0, "")
+            with pytest.raises(ConnectionRefusedError):
+                target.ask(call)
+
+
+async def test_a_signal_ends_an_agent_without_clients() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        agent.process.send_signal(signal.SIGTERM)
+        assert await agent.wait() == (0, "")
+
+
+async def test_a_lost_worker_ends_all_clients_and_tells_them() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as one, agent.client() as two:
+            os.kill(one.worker_pid(), signal.SIGKILL)
+            with trio.fail_after(PATIENCE_S):
+                await one.ended.wait()
+                await two.ended.wait()
+        assert one.farewell == two.farewell == "the agent's worker process ended: killed by signal 9"
+        assert await agent.wait() == (1, one.farewell + "\n")
+
+
+async def test_the_end_of_the_target_is_told_to_all_and_newcomers_are_sent_away() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        async with agent.client() as one, agent.client() as two:
+            target.end()
+            for client in one, two:
+                with trio.fail_after(PATIENCE_S):
+                    await client.noticed.wait()
+                assert client.notices == [
+                    f"process {target.pid}, the target, has ended; its files and network can still be reached from this"
+                    " session, its environment cannot"
+                ]
+            async with agent.client() as newcomer:
+                with trio.fail_after(PATIENCE_S):
+                    await newcomer.ended.wait()
+            assert newcomer.farewell.startswith(f"process {target.pid}, the target of this agent, has ended")
+            assert isinstance(await two.peer.request(m.StatFile(b"/", follow=True)), m.FileStatted)
+        # Without the grace period: a new agent would find the container's next process.
+        assert await agent.wait() == (0, "")
+
+
+async def test_it_ends_with_its_target_if_nobody_is_there() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        assert await works(agent)
+        target.end()
+        assert await agent.wait() == (0, "")
+
+
+async def test_it_ends_after_the_last_client_and_takes_its_worker_along() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid), *AT_ONCE) as agent:
+        async with agent.client() as first:
+            async with agent.client():
+                worker = os.pidfd_open(first.worker_pid())
+            assert agent.process.poll() is None
+            assert await first.peer.request(m.StatFile(b"/", follow=True))
+        assert await agent.wait() == (0, "")
+        with trio.fail_after(PATIENCE_S):
+            await trio.lowlevel.wait_readable(worker)
+        os.close(worker)
+
+
+async def test_within_the_grace_period_another_client_is_served() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid), "--grace", "600") as agent:
+        assert await works(agent)
+        assert await works(agent)
+        assert agent.process.poll() is None
+
+
+async def test_it_ends_if_nobody_comes() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid), "--first-client-within", "0") as agent:
+        assert await agent.wait() == (0, "")
+
+
+async def test_nobody_but_its_own_network_namespace_can_reach_it() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+        listening = [
+            line.split()[1]
+            for table in ("tcp", "tcp6")
+            for line in Path(f"/proc/{agent.process.pid}/net/{table}").read_text().splitlines()
+            if f":{agent.port:04X} " in line and " 0A " in line
+        ]
+    assert listening == [f"0100007F:{agent.port:04X}"]
+
+
+def test_a_target_that_cannot_be_had_is_told_to_who_waits() -> None:
+    """Whoever connects while the agent still looks for its target."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mirror.agent", "--listen", str(port), "--container", "c0ffee"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        connection = None
+        while connection is None and process.poll() is None:
+            try:
+                connection = socket.create_connection(("127.0.0.1", port))
+            except ConnectionRefusedError:
+                continue
+        assert connection is not None
+        with connection:
+            connection.sendall(encode_frame(0, m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION)))
+            reason = goodbye(connection)
+        assert process.wait() == 1
+        assert process.stderr is not None
+        assert process.stderr.read() == reason + "\n"
+    assert reason.startswith("no process of container c0ffee can be seen")
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "mirror.agent", "--listen", str(port), "--targetless"]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert ended.stderr == f"mirror's agent cannot listen on port {port}: Address already in use\n"
+
+
+@pytest.mark.slow
+async def test_a_client_that_falls_silent_is_given_up_within_15_s() -> None:
+    """As one does whose machine has vanished without a FIN: its connection stays, and nothing comes."""
+    with open_target() as target, listen_agent("--pid", str(target.pid), *AT_ONCE) as agent, agent.connect() as silent:
+        silent.sendall(encode_frame(0, m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION)))
+        with trio.fail_after(15):
+            await agent.wait()
+    assert agent.process.returncode == 0

@@ -1,0 +1,89 @@
+"""Prints what things cost: `make bench`. Nothing here fails for being slow; the counts are asserted by tests.
+
+Times are of this machine and this moment: compare those that stand side by side.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench import roundtrips, tunnel
+from tests.conformance.sides import Sides, sandbox
+
+STARTS = 5
+CHILDREN = 20
+MIRROR = (sys.executable, "-m", "mirror.cli", "exec")
+
+
+def main() -> None:
+    """Runs every benchmark."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with sandbox(folder) as sides:
+            show_round_trips(sides)
+            show_local_calls(sides)
+            show_children(sides)
+    show_start()
+    tunnel.show()
+
+
+def show_round_trips(sides: Sides) -> None:
+    """The counts that the network's delay multiplies."""
+    print("round trips to the agent: the first time, a second time within the lease")
+    program = str(roundtrips.operations(sides.folder))
+    for title, (operation, once, twice) in roundtrips.OPERATIONS.items():
+        first = roundtrips.count(sides, [program, operation, str(once)]).total()
+        both = roundtrips.count(sides, [program, operation, str(twice)]).total()
+        print(f"  {title:<48} {first:>3} {both - first if twice > once else '':>3}")
+
+
+def show_local_calls(sides: Sides) -> None:
+    """What a hook costs a call that has nothing to do with the target."""
+    print("a call on a local file, ns: without mirror, with, the difference")
+    program = str(roundtrips.operations(sides.folder))
+    command = [program, "local", "/usr/bin/env"]
+    plain = subprocess.run(command, capture_output=True, check=True).stdout.split()
+    hooked = sides.outside(command, ["--no-incoming"]).output.split()
+    for call, before, after in zip(("open", "close", "stat"), plain, hooked, strict=True):
+        print(f"  {call:<48} {int(before):>6} {int(after):>6} {int(after) - int(before):>6}")
+
+
+def show_children(sides: Sides) -> None:
+    """What each program costs that a hooked program starts."""
+    print(f"a child that does nothing (/bin/true), ms, of {CHILDREN} in a row: without mirror, with")
+    command = [str(roundtrips.operations(sides.folder)), "children", str(CHILDREN)]
+    plain = subprocess.run(command, capture_output=True, check=True).stdout
+    hooked = sides.outside(command, ["--no-incoming"]).output
+    print(f"  {'fork, exec, wait':<48} {float(plain):>6} {float(hooked):>6}")
+
+
+def show_start() -> None:
+    """From the command to the program's end, and the phases between, of the best of several starts."""
+    print(f"start of `true`, ms, the best of {STARTS}")
+    plain, _ = best(["/bin/true"])
+    print(f"  {'without mirror':<48} {plain * 1000:>6.0f}")
+    total, phases = best([*MIRROR, "-v", "-t", "demo", "--", "/bin/true"])
+    print(f"  {'mirror exec -t demo':<48} {total * 1000:>6.0f}")
+    for line in phases.splitlines():
+        print(f"    {line}")
+
+
+def best(command: list[str]) -> tuple[float, str]:
+    """The shortest time of several runs, in seconds, and what that run wrote to its standard error."""
+    runs = []
+    for _ in range(STARTS):
+        begin = time.perf_counter()
+        # Not at a terminal, in a folder of no meaning: as a script would start it.
+        run = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True, cwd="/", env=dict(os.environ))
+        runs.append((time.perf_counter() - begin, run.stderr))
+    return min(runs)
+
+
+if __name__ == "__main__":
+    main()

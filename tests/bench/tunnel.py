@@ -1,0 +1,164 @@
+"""The port-forward beside `kubectl port-forward`, to the same pod at the same time."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import statistics
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from mirror.cli.cluster import portforward
+from mirror.cli.cluster.access import find_access
+from mirror.cli.cluster.api import Api, open_api
+from mirror.cli.cluster.channels import Channels
+from mirror.cli.cluster.spdy import Spdy
+from tests.e2e import tunnel
+from tests.e2e.cluster import find
+
+ROUNDS = 3
+"""The tools take turns; of each figure the best of its turns is shown."""
+ROUND_TRIPS = 1000
+BULK_BYTES = 64 << 20
+WRITE_BYTES = 128 << 10
+
+Open = Callable[[], Awaitable[trio.abc.Stream]]
+
+
+def show() -> None:
+    """Prints what both cost, and their ratio: above 1, mirror's is better."""
+    kubeconfig = find()
+    kubectl = shutil.which("kubectl")
+    if kubeconfig is None or kubectl is None:
+        print("port-forward: needs a cluster (`make cluster`) and kubectl")
+        return
+    namespace = f"mirror-bench-{uuid.uuid4().hex[:8]}"
+    try:
+        trio.run(tunnel.make, kubeconfig, namespace)
+        trio.run(_show, kubeconfig, namespace, kubectl)
+    finally:
+        trio.run(tunnel.remove, kubeconfig, namespace)
+
+
+async def _show(kubeconfig: Path, namespace: str, kubectl: str) -> None:
+    access = await find_access(tunnel.kubeconfig_of(kubeconfig))
+    with _kubectl(kubectl, kubeconfig, namespace) as port:
+        async with open_api(access) as api:
+            ways: dict[str, Open] = {
+                "kubectl": lambda: trio.open_tcp_stream("127.0.0.1", port),
+                "mirror": lambda: _open(api, namespace, ("POST", Spdy)),
+                "WebSocket": lambda: _open(api, namespace, ("GET", Channels)),
+            }
+            found: dict[str, list[list[float]]] = {name: [] for name in ways}
+            for _ in range(ROUNDS):
+                for name, open_stream in ways.items():
+                    found[name].append([await measure(open_stream) for measure in _MEASURES.values()])
+    print(
+        "port-forward: kubectl, mirror, their ratio (above 1: mirror is better), mirror where only a WebSocket passes"
+    )
+    for index, title in enumerate(_MEASURES):
+        best = min if "µs" in title else max
+        theirs, ours, other = (best(run[index] for run in found[name]) for name in ways)
+        ratio = theirs / ours if best is min else ours / theirs
+        print(f"  {title:<48} {theirs:>6.0f} {ours:>6.0f} {ratio:>6.2f} {other:>6.0f}")
+
+
+@contextmanager
+def _kubectl(kubectl: str, kubeconfig: Path, namespace: str) -> Iterator[int]:
+    """`kubectl port-forward`, and the port here."""
+    command = [kubectl, "--kubeconfig", str(kubeconfig), "port-forward", "-n", namespace, f"pod/{tunnel.POD}"]
+    with subprocess.Popen([*command, f":{tunnel.PORT}"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            found = re.search(r":(\d+) ->", process.stdout.readline())
+            assert found, "kubectl does not forward"
+            yield int(found[1])
+        finally:
+            process.terminate()
+
+
+async def _open(api: Api, namespace: str, way: Any) -> trio.abc.Stream:
+    portforward.WAYS = (way,)
+    return await portforward.open_port(api, namespace, tunnel.POD, tunnel.PORT)
+
+
+@asynccontextmanager
+async def _begun(open_stream: Open, kind: bytes) -> AsyncIterator[trio.abc.Stream]:
+    async with await open_stream() as stream:
+        yield await tunnel.begin(stream, kind, BULK_BYTES)
+
+
+async def _open_and_ask(open_stream: Open) -> float:
+    begin = time.perf_counter()
+    async with _begun(open_stream, b"e") as stream:
+        await stream.send_all(b"x")
+        await stream.receive_some()
+        return (time.perf_counter() - begin) * 1e6
+
+
+async def _round_trip(open_stream: Open) -> float:
+    async with _begun(open_stream, b"e") as stream:
+        times = []
+        for _ in range(ROUND_TRIPS):
+            begin = time.perf_counter()
+            await stream.send_all(b"x" * 100)
+            assert len(await stream.receive_some()) == 100
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times) * 1e6
+
+
+async def _download(open_stream: Open) -> float:
+    async with _begun(open_stream, b"d") as stream:
+        begin = time.perf_counter()
+        await _receive(stream)
+        return _rate(begin)
+
+
+async def _upload(open_stream: Open) -> float:
+    async with _begun(open_stream, b"u") as stream:
+        begin = time.perf_counter()
+        await _send(stream)
+        assert await stream.receive_some() == b"!"
+        return _rate(begin)
+
+
+async def _both(open_stream: Open) -> float:
+    async with _begun(open_stream, b"e") as stream, trio.open_nursery() as nursery:
+        begin = time.perf_counter()
+        nursery.start_soon(_send, stream)
+        await _receive(stream)
+        return _rate(begin)
+
+
+async def _send(stream: trio.abc.Stream) -> None:
+    data = tunnel.blocks(WRITE_BYTES)
+    for _ in range(BULK_BYTES // len(data)):
+        await stream.send_all(data)
+
+
+async def _receive(stream: trio.abc.Stream) -> None:
+    count = 0
+    while count < BULK_BYTES:
+        data = await stream.receive_some(256 << 10)
+        assert data, "ended too early"
+        count += len(data)
+
+
+def _rate(begin: float) -> float:
+    return BULK_BYTES / 1e6 / (time.perf_counter() - begin)
+
+
+_MEASURES = {
+    "opening it, and a first round trip, µs": _open_and_ask,
+    "a round trip of 100 bytes, µs": _round_trip,
+    "to the user, MB/s": _download,
+    "to the pod, MB/s": _upload,
+    "both ways at once, each, MB/s": _both,
+}

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from mirror.cli.cluster import inventory
+from mirror.cli.cluster.api import ApiError, Object
+from mirror.cli.cluster.inventory import AgentRow, TargetRow
+from tests.cli.cluster.objects import StoredApi, pod, workload
+
+AGENT = {"app.kubernetes.io/name": "mirror-agent", "app.kubernetes.io/managed-by": "mirror"}
+
+
+def named(thing: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {**thing, "metadata": {**thing["metadata"], **metadata}}
+
+
+THINGS: dict[str, list[dict[str, Any]]] = {
+    "pod": [
+        pod("web-2", labels={"app": "web"}, ready=False),
+        pod("web-1", labels={"app": "web"}, containers={"app": {"running": {}}, "proxy": {"running": {}}}),
+        pod("done", labels={"app": "web"}, status={"phase": "Succeeded"}),
+        pod("night-1-x", labels={"job": "night-1"}),
+        pod("agent", labels=AGENT),
+    ],
+    "deployment": [workload("web", {"app": "web"}), workload("idle", {"app": "idle"})],
+    "replicaset": [named(workload("web-5", {"app": "web"}), ownerReferences=[{"uid": "uid-web"}])],
+    "job": [
+        named(workload("night-1", {"job": "night-1"}), ownerReferences=[{"uid": "uid-nightly"}]),
+        named(workload("mirror-agent-1", {"job": "a"}), labels=AGENT),
+    ],
+    "cronjob": [{"metadata": {"name": "nightly", "uid": "uid-nightly"}, "spec": {}}],
+    "service": [
+        {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}}},
+        {"metadata": {"name": "outside"}, "spec": {"externalName": "example.org"}},
+    ],
+}
+
+
+def test_what_may_be_a_target() -> None:
+    assert inventory.rows_of(THINGS) == [
+        TargetRow("deployment/idle", 0, 0, ()),
+        TargetRow("deployment/web", 1, 2, ("app", "proxy")),
+        TargetRow("cronjob/nightly", 1, 1, ("app",)),
+        TargetRow("service/web", 1, 2, ("app", "proxy")),
+        TargetRow("pod/night-1-x", 1, 1, ("app",)),
+        TargetRow("pod/web-1", 1, 1, ("app", "proxy")),
+        TargetRow("pod/web-2", 0, 1, ("app",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("selector", "takes"),
+    [
+        ({}, True),
+        ({"matchLabels": {"app": "web"}}, True),
+        ({"matchLabels": {"app": "db"}}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["db", "web"]}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["web"]}]}, False),
+        ({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}, False),
+        ({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}, True),
+        ({"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, False),
+    ],
+)
+def test_selectors(selector: dict[str, Any], takes: bool) -> None:
+    assert inventory.selects(selector, pod(labels={"app": "web"})) is takes
+
+
+class Forbidding(StoredApi):
+    async def list(self, path: str, parameters: Mapping[str, str] | None = None) -> list[Object]:
+        if path.endswith(("/services", "/jobs")):
+            raise ApiError(403, "Forbidden", "no")
+        return await super().list(path, parameters)
+
+
+async def test_what_may_not_be_listed_is_named() -> None:
+    api = Forbidding({"/api/v1/namespaces/shop/pods/web-1": pod()})
+    assert await inventory.list_targets(api, "shop") == ([TargetRow("pod/web-1", 1, 1, ("app",))], ["jobs", "services"])
+
+
+@pytest.mark.parametrize(
+    ("status", "metadata", "state"),
+    [
+        ({}, {}, "starting"),
+        ({"active": 1}, {}, "running"),
+        ({"succeeded": 1}, {}, "ended"),
+        ({"failed": 1}, {}, "ended"),
+        ({"active": 1}, {"deletionTimestamp": "x"}, "going"),
+    ],
+)
+def test_agents(status: dict[str, Any], metadata: dict[str, Any], state: str) -> None:
+    about = {
+        "mirror-agent/target-namespace": "shop",
+        "mirror-agent/target-pod": "web-1",
+        "mirror-agent/target-container": "app",
+        "mirror-agent/features": "environment,files",
+    }
+    job = {
+        "metadata": {
+            "name": "a",
+            "namespace": "b",
+            "uid": "c",
+            "creationTimestamp": "d",
+            "annotations": about,
+            **metadata,
+        },
+        "status": status,
+    }
+    row = inventory.row_of_agent(job)
+    assert row == AgentRow("b", "a", "c", "shop/web-1/app", ("environment", "files"), state, "d")

@@ -1,0 +1,246 @@
+"""Ways to the API server, and what is said when there is none."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from mirror.cli.cluster import network
+from mirror.cli.cluster.api import Unreachable, open_api
+from mirror.cli.cluster.portforward import open_port
+from tests.cli.cluster.servers import Answer, Asked, access_to, echo, forward, http_server, tcp_server
+
+
+async def answer_all(asked: Asked) -> Answer:
+    return Answer(content={"path": asked.path})
+
+
+@dataclasses.dataclass
+class Certificates:
+    theirs: ssl.SSLContext
+    ours: ssl.SSLContext
+
+
+def certificates(name: str = "127.0.0.1", *, is_trusted: bool = True) -> Certificates:
+    authority = trustme.CA()
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(theirs)
+    ours = ssl.create_default_context()
+    (authority if is_trusted else trustme.CA()).configure_trust(ours)
+    return Certificates(theirs, ours)
+
+
+async def sentence(url: str, **access: Any) -> str:
+    async with open_api(access_to(url, **access)) as api:
+        with pytest.raises(Unreachable) as caught:
+            await api.get("/version")
+    assert "\n" not in caught.value.sentence
+    assert caught.value.sentence.isprintable()
+    return caught.value.sentence
+
+
+# --- no way -----------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def test_nobody_listens() -> None:
+    port = free_port()
+    assert await sentence(f"https://127.0.0.1:{port}", tls=ssl.create_default_context()) == (
+        f"the API server https://127.0.0.1:{port} of the context 'test' is not there, 127.0.0.1:{port} refuses "
+        "connections: is it running, and is the server in kubeconfig right?"
+    )
+
+
+async def test_no_such_name() -> None:
+    said = await sentence("http://no-such-host.invalid:6443")
+    assert "is not found, its name no-such-host.invalid has no address: correct the server in kubeconfig" in said
+
+
+async def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener whose backlog is full drops what comes, as a firewall does."""
+    monkeypatch.setattr(network, "CONNECT_S", 0.2)
+    monkeypatch.setattr("mirror.cli.cluster.api.CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            assert f"does not answer at 127.0.0.1:{port}: see to your network" in await sentence(
+                f"http://127.0.0.1:{port}"
+            )
+
+
+async def test_no_answer_to_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror.cli.cluster.api.CONNECT_S", 0.2)
+
+    async def silent(stream: trio.SocketStream) -> None:
+        await trio.sleep_forever()
+
+    async with tcp_server(silent) as port:
+        assert "does not answer" in await sentence(f"https://127.0.0.1:{port}", tls=ssl.create_default_context())
+
+
+async def test_a_certificate_that_is_not_trusted() -> None:
+    pair = certificates(is_trusted=False)
+    async with http_server(answer_all, tls=pair.theirs) as server:
+        said = await sentence(server.url, tls=pair.ours)
+    assert f"the certificate of {server.url} of the context 'test' is not trusted: unable to get local issuer" in said
+    assert "correct certificate-authority in kubeconfig" in said
+
+
+async def test_a_certificate_for_another_name() -> None:
+    pair = certificates("api.example")
+    async with http_server(answer_all, tls=pair.theirs) as server:
+        assert "is not trusted: IP address mismatch" in await sentence(server.url, tls=pair.ours)
+        async with open_api(access_to(server.url, tls=pair.ours, server_name="api.example")) as api:
+            assert await api.get("/a") == {"path": "/a"}
+
+
+async def test_no_tls() -> None:
+    async with http_server(answer_all) as server:
+        url = server.url.replace("http:", "https:")
+        assert "speaks no TLS with us" in await sentence(url, tls=ssl.create_default_context())
+
+
+async def test_a_connection_closed_at_once() -> None:
+    async def close(stream: trio.SocketStream) -> None:
+        await stream.aclose()
+
+    async with tcp_server(close) as port:
+        said = await sentence(f"https://127.0.0.1:{port}", tls=ssl.create_default_context())
+    assert "speaks no TLS with us" in said or "ends the connection" in said or "reset" in said
+
+
+# --- proxies ----------------------------------------------------------------------------------------------
+
+
+class Proxy:
+    """Leads wherever it is asked to, HTTP by CONNECT and SOCKS 5, and remembers what it was asked."""
+
+    def __init__(self, user: str = "") -> None:
+        self.asked: list[str] = []
+        self._user = user
+
+    async def http(self, stream: trio.abc.Stream) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += await stream.receive_some(1)
+        first, *lines = head.decode().splitlines()
+        self.asked.append(first)
+        expected = f"Basic {base64.b64encode(self._user.encode()).decode()}"
+        given = [line.partition(": ")[2] for line in lines if line.lower().startswith("proxy-authorization:")]
+        if self._user and given != [expected]:
+            await stream.send_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+            return
+        host, _, port = first.split()[1].rpartition(":")
+        await self._lead(stream, host, int(port), b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
+
+    async def socks(self, stream: trio.abc.Stream) -> None:
+        count = (await stream.receive_some(2))[1]
+        await stream.receive_some(count)
+        await stream.send_all(b"\x05\x00")
+        head = await stream.receive_some(4)
+        if head[3] == 3:
+            host = bytes(await stream.receive_some((await stream.receive_some(1))[0])).decode()
+        else:
+            host = socket.inet_ntoa(await stream.receive_some(4))
+        port = int.from_bytes(await stream.receive_some(2), "big")
+        self.asked.append(f"{host}:{port}")
+        rest = b"\x00\x01\x00\x00\x00\x00\x00\x00"
+        await self._lead(stream, host, port, b"\x05\x00" + rest, b"\x05\x05" + rest)
+
+    async def _lead(self, stream: trio.abc.Stream, host: str, port: int, success: bytes, refusal: bytes) -> None:
+        try:
+            server = await trio.open_tcp_stream(host, port)
+        except OSError:
+            await stream.send_all(refusal)
+            return
+        await stream.send_all(success)
+        async with server, trio.open_nursery() as nursery:
+
+            async def copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while data := await source.receive_some(65536):
+                        await sink.send_all(data)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(copy, stream, server)
+            nursery.start_soon(copy, server, stream)
+
+
+@asynccontextmanager
+async def proxy(scheme: str, user: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Proxy, str]]:
+    it = Proxy(user)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        if tls is None:
+            await (it.socks if scheme == "socks5" else it.http)(stream)
+            return
+        secure = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+        with suppress(trio.BrokenResourceError):
+            await it.http(secure)
+
+    async with tcp_server(serve) as port:
+        yield it, f"{scheme}://{user + '@' if user else ''}127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5", "https"])
+async def test_through_a_proxy(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests and port-forwards, with a certificate for another name than the URL's."""
+    pair, its = certificates("api.example"), certificates()
+    monkeypatch.setattr("mirror.cli.cluster.api.ssl.create_default_context", lambda: its.ours)
+    async with (
+        http_server(answer_all, upgrade=forward, tls=pair.theirs) as server,
+        tcp_server(echo) as port,
+        proxy(scheme, tls=its.theirs if scheme == "https" else None) as (it, url),
+        open_api(access_to(server.url, tls=pair.ours, server_name="api.example", proxy=url)) as api,
+    ):
+        assert await api.get("/a") == {"path": "/a"}
+        stream = await open_port(api, "shop", "web", port)
+        await stream.send_all(b"hello")
+        assert await stream.receive_some() == b"hello"
+        await stream.aclose()
+        place = f"127.0.0.1:{server.port}"
+        assert it.asked == [place if scheme == "socks5" else f"CONNECT {place} HTTP/1.1"]
+
+
+async def test_a_proxy_with_a_password() -> None:
+    pair = certificates()
+    async with http_server(answer_all, tls=pair.theirs) as server, proxy("http", "me:p@ss") as (_, url):
+        port = url.rpartition(":")[2]
+        async with open_api(access_to(server.url, tls=pair.ours, proxy=f"http://me:p%40ss@127.0.0.1:{port}")) as api:
+            assert await api.get("/a") == {"path": "/a"}
+        said = await sentence(server.url, tls=pair.ours, proxy=f"http://127.0.0.1:{port}")
+    assert "does not lead to the API server" in said
+    assert "407 Proxy Authentication Required; correct HTTPS_PROXY or proxy-url in kubeconfig" in said
+
+
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_a_proxy_that_does_not_get_there(scheme: str) -> None:
+    async with proxy(scheme) as (_, url):
+        said = await sentence(f"https://127.0.0.1:{free_port()}", tls=ssl.create_default_context(), proxy=url)
+    assert f"the proxy {url} does not lead to the API server" in said
+
+
+async def test_no_proxy_there() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    said = await sentence("https://api.example", tls=ssl.create_default_context(), proxy=url)
+    assert f"the proxy {url} of the context 'test' is not there" in said
+    assert "is HTTPS_PROXY or proxy-url in kubeconfig right?" in said
+
+
+async def test_a_proxys_password_is_not_shown() -> None:
+    url = f"http://me:secret@127.0.0.1:{free_port()}"
+    assert "secret" not in await sentence("https://api.example", tls=ssl.create_default_context(), proxy=url)

@@ -1,0 +1,327 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mirror.cli.cluster import targets
+from mirror.cli.cluster.api import ApiError
+from mirror.cli.cluster.reference import parse
+from mirror.cli.errors import TargetError
+from tests.cli.cluster.objects import StoredApi, pod, workload
+
+SHOP = "/api/v1/namespaces/shop"
+APPS = "/apis/apps/v1/namespaces/shop"
+BATCH = "/apis/batch/v1/namespaces/shop"
+
+
+def names(pods: list[Any]) -> list[str]:
+    return [each["metadata"]["name"] for each in targets.order_ready(pods)]
+
+
+# --- which pod --------------------------------------------------------------------------------------------
+
+
+def test_only_ready_pods() -> None:
+    pods = [pod("a", ready=False), pod("b"), pod("c", deletionTimestamp="2026-01-02T00:00:00Z"), pod("d", status={})]
+    assert names(pods) == ["b", "d"]
+    assert names([{**pod("a"), "status": {}}]) == []
+
+
+def test_the_oldest_of_the_youngest_owner() -> None:
+    pods = [
+        pod("old-1", owner="old", created="2026-01-01T00:00:00Z"),
+        pod("new-2", owner="new", created="2026-02-03T00:00:00Z"),
+        pod("new-1", owner="new", created="2026-02-02T00:00:00Z"),
+    ]
+    assert names(pods) == ["new-1", "new-2", "old-1"]
+
+
+def test_the_choice_does_not_hang_on_the_order() -> None:
+    pods = [pod(name, owner=owner) for name, owner in [("c", "x"), ("a", "y"), ("b", "x"), ("d", "y")]]
+    assert names(pods) == names(pods[::-1]) == ["b", "c", "a", "d"]
+
+
+# --- which container --------------------------------------------------------------------------------------
+
+RUNNING: dict[str, Any] = {"running": {}}
+
+
+def test_first_that_is_no_sidecar() -> None:
+    place = targets.choose_container(pod(containers={"istio-proxy": RUNNING, "app": RUNNING, "more": RUNNING}))
+    assert (place.container, place.container_id) == ("app", "id-app")
+    assert (place.namespace, place.pod, place.pod_uid, place.node) == ("shop", "web-1", "uid-web-1", "node-1")
+    assert str(place) == "container app of pod shop/web-1"
+
+
+def test_annotation_goes_before() -> None:
+    containers = {"app": RUNNING, "more": RUNNING}
+    annotations = {targets.DEFAULT_CONTAINER: "more"}
+    assert targets.choose_container(pod(containers=containers, annotations=annotations)).container == "more"
+    assert targets.choose_container(pod(containers=containers, annotations=annotations), "app").container == "app"
+    assert targets.choose_container(pod(annotations={targets.DEFAULT_CONTAINER: "gone"})).container == "app"
+
+
+def test_a_sidecar_alone_or_named() -> None:
+    assert targets.choose_container(pod(containers={"envoy": RUNNING})).container == "envoy"
+    both = pod(containers={"app": RUNNING, "envoy": RUNNING})
+    assert targets.choose_container(both, "envoy").container == "envoy"
+
+
+def test_init_container_that_stays() -> None:
+    sidecar = pod()
+    sidecar["spec"]["initContainers"] = [{"name": "logs", "restartPolicy": "Always"}]
+    sidecar["status"]["initContainerStatuses"] = [{"name": "logs", "state": RUNNING, "containerID": "cri-o://id-logs"}]
+    assert targets.choose_container(sidecar, "logs").container_id == "id-logs"
+
+
+def test_no_such_container() -> None:
+    with pytest.raises(TargetError, match=r"no container ap \(did you mean app\?\); it has app, db"):
+        targets.choose_container(pod(containers={"app": RUNNING, "db": RUNNING}), "ap")
+
+
+def test_container_that_does_not_run() -> None:
+    ended = {"terminated": {"reason": "Error", "exitCode": 3}}
+    with pytest.raises(TargetError, match="Error with exit status 3"):
+        targets.choose_container(pod(containers={"app": ended}), "app")
+
+
+# --- why not ready ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("thing", "reason"),
+    [
+        (pod(deletionTimestamp="x"), "is being removed"),
+        (pod(ready=False, status={"phase": "Succeeded"}), "has completed"),
+        (
+            pod(ready=False, status={"phase": "Failed", "reason": "Evicted", "message": "The node was low."}),
+            "has failed: Evicted, The node was low",
+        ),
+        (
+            pod(ready=False, containers={"app": {"waiting": {"reason": "ErrImagePull", "message": "not\nfound"}}}),
+            "container app: ErrImagePull, not found",
+        ),
+        (
+            pod(ready=False, containers={"app": {"terminated": {"reason": "Error", "exitCode": 1}}}),
+            "container app: Error with exit status 1",
+        ),
+        (
+            pod(
+                ready=False,
+                containers={},
+                status={
+                    "phase": "Pending",
+                    "conditions": [
+                        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
+                    ],
+                },
+            ),
+            "Unschedulable, 0/1 nodes",
+        ),
+        (pod(ready=False), "container app runs, but its readiness probe fails"),
+        (pod(ready=False, containers={}, status={"phase": "Pending"}), "is pending"),
+    ],
+)
+def test_reasons(thing: dict[str, Any], reason: str) -> None:
+    assert targets.say_why_unready(thing) == reason
+
+
+def test_a_crash_names_its_status() -> None:
+    crashed = pod(
+        ready=False, containers={"app": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m"}}}
+    )
+    crashed["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 2}}
+    assert targets.say_why_unready(crashed) == "container app: CrashLoopBackOff, it ended with exit status 2"
+
+
+def test_an_init_container_that_hangs_explains_the_others() -> None:
+    waiting = {"waiting": {"reason": "PodInitializing"}}
+    stuck = pod(ready=False, containers={"app": waiting})
+    stuck["status"]["initContainerStatuses"] = [
+        {"name": "done", "ready": True, "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}},
+        {"name": "migrate", "ready": False, "state": {"waiting": {"reason": "ErrImagePull"}}},
+    ]
+    assert targets.say_why_unready(stuck) == "container migrate: ErrImagePull"
+
+
+# --- selectors --------------------------------------------------------------------------------------------
+
+
+def test_selector_as_a_query() -> None:
+    selector = {
+        "matchLabels": {"app": "web"},
+        "matchExpressions": [
+            {"key": "tier", "operator": "In", "values": ["a", "b"]},
+            {"key": "old", "operator": "NotIn", "values": ["yes"]},
+            {"key": "x", "operator": "Exists"},
+            {"key": "y", "operator": "DoesNotExist"},
+        ],
+    }
+    assert targets.format_selector(selector) == "app=web,tier in (a,b),old notin (yes),x,!y"
+
+
+# --- each kind --------------------------------------------------------------------------------------------
+
+
+def job(name: str, owner: str, *, active: int = 0, created: str = "2026-01-01T00:00:00Z") -> dict[str, Any]:
+    return {
+        **workload(name, {"job": name}),
+        "metadata": {
+            "name": name,
+            "uid": f"uid-{name}",
+            "creationTimestamp": created,
+            "ownerReferences": [{"uid": owner, "controller": True}],
+        },
+        "status": {"active": active},
+    }
+
+
+def cluster() -> StoredApi:
+    pods = [
+        pod("web-1", labels={"app": "web"}, created="2026-01-01T00:00:00Z"),
+        pod("web-2", labels={"app": "web"}, created="2026-01-02T00:00:00Z", owner="rs-2"),
+        pod("web-3", labels={"app": "web"}, created="2026-01-03T00:00:00Z", owner="rs-2"),
+        pod("sick", labels={"app": "sick"}, ready=False),
+        pod("night-2-x", labels={"job": "night-2"}),
+        pod("night-3-x", labels={"job": "night-3"}, ready=False, status={"phase": "Succeeded"}),
+    ]
+    return StoredApi(
+        {
+            "/api/v1/namespaces/shop": {"metadata": {"name": "shop"}},
+            **{f"{SHOP}/pods/{each['metadata']['name']}": each for each in pods},
+            **{
+                f"{APPS}/{plural}/web": workload("web", {"app": "web"})
+                for plural in ("deployments", "statefulsets", "daemonsets", "replicasets")
+            },
+            f"{APPS}/deployments/empty": workload("empty", {"app": "empty"}),
+            f"{APPS}/deployments/sick": workload("sick", {"app": "sick"}),
+            f"{BATCH}/jobs/web": workload("web", {"app": "web"}),
+            f"{BATCH}/jobs/night-1": job("night-1", "uid-nightly", created="2026-01-01T00:00:00Z"),
+            f"{BATCH}/jobs/night-2": job("night-2", "uid-nightly", active=1, created="2026-01-02T00:00:00Z"),
+            f"{BATCH}/jobs/night-3": job("night-3", "uid-nightly", created="2026-01-03T00:00:00Z"),
+            f"{BATCH}/jobs/night-9": job("night-9", "uid-other", active=1, created="2026-01-09T00:00:00Z"),
+            "/apis/batch/v1beta1/namespaces/shop/cronjobs/nightly": {
+                "metadata": {"name": "nightly", "uid": "uid-nightly"},
+                "spec": {"schedule": "@daily"},
+            },
+            "/apis/batch/v1beta1/namespaces/shop/cronjobs/never": {
+                "metadata": {"name": "never", "uid": "uid-never"},
+                "spec": {"schedule": "@yearly"},
+            },
+            f"{SHOP}/services/web": {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}}},
+            f"{SHOP}/services/outside": {"metadata": {"name": "outside"}, "spec": {"externalName": "example.org"}},
+            "/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/web": workload("web", {"app": "web"}),
+            "/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/borrows": {
+                "metadata": {"name": "borrows"},
+                "spec": {"workloadRef": {"kind": "Deployment", "name": "web"}},
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "deployment/web", "statefulset/web", "daemonset/web", "replicaset/web", "job/web", "service/web", "rollout/web",
+        "rollout/borrows", "label/app=web",
+    ],
+)  # fmt: skip
+async def test_kinds_that_select_pods(target: str) -> None:
+    found = await targets.find(cluster(), parse(target), "shop")
+    assert found.place.pod == "web-2"
+    assert [place.pod for place in found.replicas] == ["web-2", "web-3", "web-1"]
+
+
+async def test_a_pod() -> None:
+    found = await targets.find(cluster(), parse("pod/web-3"), "shop")
+    assert [place.pod for place in found.replicas] == ["web-3"]
+
+
+async def test_a_cronjob_is_its_newest_job_that_runs() -> None:
+    api = cluster()
+    assert (await targets.find(api, parse("cronjob/nightly"), "shop")).place.pod == "night-2-x"
+    del api.objects[f"{BATCH}/jobs/night-2"]
+    with pytest.raises(TargetError, match=r"night-3-x .*has completed"):
+        await targets.find(api, parse("cronjob/nightly"), "shop")
+
+
+# --- what there is not ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("pod/web-9", "there is no pod/web-9 in namespace shop (did you mean web-"),
+        ("deployment/wbe", "(did you mean web?)"),
+        ("deployment/zzzz", "(there is empty, sick, web)"),
+        ("deployment/empty", "is it scaled to 0?"),
+        (
+            "deployment/sick",
+            "pod sick in namespace shop is not ready (container app runs, but its readiness probe fails)",
+        ),
+        ("pod/sick", "is not ready"),
+        ("pod/web-1/container/db", "no container db; it has app"),
+        ("service/outside", "has no selector"),
+        ("service/none", "did you mean"),
+        ("cronjob/never", "create job --from=cronjob/never"),
+        ("cronjob/nightli", "did you mean nightly?"),
+        ("label/app=none", "no pod in namespace shop has the labels app=none"),
+        ("rollout/gone", "did you mean"),
+    ],
+)
+async def test_no_such_target(target: str, sentence: str) -> None:
+    api = cluster()
+    api.objects[f"{SHOP}/services/nine"] = api.objects[f"{SHOP}/services/web"] | {"metadata": {"name": "nine"}}
+    api.objects["/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/gon"] = workload("gon", {})
+    with pytest.raises(TargetError) as caught:
+        await targets.find(api, parse(target), "shop")
+    assert sentence in caught.value.sentence
+    assert "\n" not in caught.value.sentence
+
+
+async def test_agents_are_not_suggested() -> None:
+    api = cluster()
+    api.objects[f"{SHOP}/pods/web-8"] = pod("web-8", labels=targets.AGENT_LABELS)
+    with pytest.raises(TargetError) as caught:
+        await targets.find(api, parse("pod/web-9"), "shop")
+    assert "web-8" not in caught.value.sentence
+
+
+async def test_several_pods_that_are_not_ready_give_each_reason_once() -> None:
+    api = cluster()
+    for number in range(4):
+        waiting = {"waiting": {"reason": "ErrImagePull" if number else "CreateContainerError"}}
+        api.objects[f"{SHOP}/pods/bad-{number}"] = pod(
+            f"bad-{number}", labels={"app": "bad"}, ready=False, containers={"app": waiting}
+        )
+    with pytest.raises(TargetError) as caught:
+        await targets.find(api, parse("label/app=bad"), "shop")
+    assert "none of the 4 pods" in caught.value.sentence
+    assert caught.value.sentence.count("ErrImagePull") == 1
+
+
+async def test_a_cluster_without_that_kind() -> None:
+    api = cluster()
+    for path in [path for path in api.objects if "argoproj" in path]:
+        del api.objects[path]
+    with pytest.raises(TargetError, match=r"has no rollouts \(argoproj.io/v1alpha1\)"):
+        await targets.find(api, parse("rollout/web"), "shop")
+
+
+async def test_no_such_namespace() -> None:
+    for target in ("pod/web", "label/app=web"):
+        with pytest.raises(TargetError, match="no namespace elsewhere"):
+            await targets.find(cluster(), parse(target), "elsewhere")
+
+
+async def test_no_right_to_look() -> None:
+    class Forbidding(StoredApi):
+        async def get(self, path: str, parameters: Any = None) -> Any:
+            message = (
+                'pods "web" is forbidden: User "dev" cannot get resource "pods" in API group "" in the namespace "shop"'
+            )
+            raise ApiError(403, "Forbidden", message)
+
+    with pytest.raises(TargetError, match="user dev lacks the right to get pods in namespace shop"):
+        await targets.find(Forbidding({}), parse("pod/web"), "shop")

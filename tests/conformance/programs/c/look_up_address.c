@@ -1,0 +1,66 @@
+/* getaddrinfo with all its flags, families, services, and errors. */
+#include "program.h"
+
+static void look_up(const char *node, const char *service, int family, int kind, int flags)
+{
+    struct addrinfo hints = {.ai_family = family, .ai_socktype = kind, .ai_flags = flags}, *found = NULL;
+    errno = 0;
+    int code = getaddrinfo(node, service, &hints, &found);
+    printf("%s %s family %d kind %d flags %x: %s\n", node ? node : "NULL", service ? service : "NULL", family, kind,
+           (unsigned)flags, code ? gai_strerror(code) : "found");
+    for (struct addrinfo *entry = found; entry; entry = entry->ai_next)
+        printf("  family %d kind %d protocol %d flags %x length %u %s canonical %s\n", entry->ai_family,
+               entry->ai_socktype, entry->ai_protocol, (unsigned)entry->ai_flags, entry->ai_addrlen,
+               endpoint(entry->ai_addr, false), entry->ai_canonname ? entry->ai_canonname : "-");
+    if (found)
+        freeaddrinfo(found);
+}
+
+int program(int argc, char **argv)
+{
+    (void)argc, (void)argv;
+    look_up("inventory", "80", AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("inventory", NULL, AF_UNSPEC, 0, 0);
+    look_up("inventory", "http", AF_INET, SOCK_STREAM, 0);
+    look_up("inventory", "domain", AF_INET, 0, 0);
+    look_up("inventory.shop", "80", AF_INET6, SOCK_STREAM, 0);
+    look_up("inventory.shop.svc.cluster.local", "80", AF_INET, SOCK_DGRAM, 0);
+    look_up("inventory.shop.svc.cluster.local.", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("INVENTORY", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("stock", "80", AF_INET, SOCK_STREAM, AI_CANONNAME);
+    look_up("inventory", NULL, AF_INET, SOCK_STREAM, AI_CANONNAME);
+    look_up("inventory", "80", AF_INET6, SOCK_STREAM, AI_V4MAPPED);
+    look_up("storefront", "80", AF_INET6, SOCK_STREAM, 0);
+    look_up("storefront", "80", AF_INET6, SOCK_STREAM, AI_V4MAPPED);
+    look_up("inventory", "80", AF_INET6, SOCK_STREAM, AI_V4MAPPED | AI_ALL);
+    look_up("audit", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("audit", "80", AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("kubernetes.default", "https", AF_UNSPEC, SOCK_STREAM, AI_ADDRCONFIG);
+    look_up("orders", NULL, AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("orders-5c9f7b6d4-x2v8k", NULL, AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("localhost", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("localhost", "80", AF_UNSPEC, SOCK_STREAM, AI_CANONNAME);
+    look_up("10.96.14.5", "80", AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("10.96.14.5", "80", AF_INET6, SOCK_STREAM, 0);
+    look_up("10.96.14.5", "80", AF_INET6, SOCK_STREAM, AI_V4MAPPED);
+    look_up("fd00:10:96::e05", "80", AF_UNSPEC, SOCK_STREAM, AI_NUMERICHOST);
+    look_up("inventory", "80", AF_UNSPEC, SOCK_STREAM, AI_NUMERICHOST);
+    look_up("inventory", "http", AF_UNSPEC, SOCK_STREAM, AI_NUMERICSERV);
+    look_up(NULL, "8080", AF_UNSPEC, SOCK_STREAM, 0);
+    look_up(NULL, "8080", AF_INET, SOCK_STREAM, AI_PASSIVE);
+    look_up(NULL, "8080", AF_UNSPEC, SOCK_STREAM, AI_PASSIVE);
+    look_up(NULL, NULL, AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("inventory", "no-such-service", AF_INET, SOCK_STREAM, 0);
+    look_up("inventory", "80", AF_UNIX, SOCK_STREAM, 0);
+    look_up("inventory", "80", AF_INET, SOCK_SEQPACKET, 0);
+    look_up("inventory", "80", AF_INET, SOCK_STREAM, 1 << 20);
+    look_up(NULL, "80", AF_INET, SOCK_STREAM, AI_CANONNAME);
+    look_up("no-such-name", "80", AF_UNSPEC, SOCK_STREAM, 0);
+    look_up("no-such-name.shop.svc.cluster.local", NULL, AF_INET, 0, 0);
+    look_up("broken", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("fleet", NULL, AF_INET, SOCK_STREAM, 0);
+    look_up("", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("name with space", "80", AF_INET, SOCK_STREAM, 0);
+    look_up("127.1", "80", AF_INET, SOCK_STREAM, 0);
+    return 0;
+}

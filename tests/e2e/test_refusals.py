@@ -1,0 +1,128 @@
+"""What the cluster refuses is one sentence, within seconds, and nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirror.cli.errors import EXIT_FAILED, EXIT_USAGE
+from tests.cluster.places import WORKLOAD_IMAGE
+from tests.e2e import workloads
+from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
+
+
+def refusal(cluster: Cluster, target: str, *options: str, status: int = EXIT_FAILED, **how: Any) -> str:
+    """The sentence; the program is not started."""
+    result = cluster.run(target, "echo", "begun", options=options, **how)
+    assert result.stdout == ""
+    assert result.returncode == status
+    assert result.stderr.startswith("mirror: ")
+    assert result.stderr.count("\n") == 1, result.stderr
+    return result.stderr.removeprefix("mirror: ").rstrip()
+
+
+def test_no_such_pod(cluster: Cluster) -> None:
+    assert "there is no pod/db-1 in namespace" in (sentence := refusal(cluster, "pod/db-1"))
+    assert "did you mean db-0" in sentence
+
+
+def test_no_such_deployment(cluster: Cluster) -> None:
+    assert "did you mean web?" in refusal(cluster, "deployment/wbe")
+
+
+def test_no_such_namespace(cluster: Cluster) -> None:
+    assert "there is no namespace mirror-nowhere" in refusal(cluster, "deployment/web", "-n", "mirror-nowhere")
+
+
+def test_no_such_container(cluster: Cluster) -> None:
+    assert "has no container ap (did you mean app?); it has app" in refusal(cluster, "deployment/web/container/ap")
+
+
+def test_no_target_at_all(cluster: Cluster) -> None:
+    assert "is no target" in refusal(cluster, "deployments", status=EXIT_USAGE)
+
+
+def test_no_such_context(cluster: Cluster) -> None:
+    sentence = refusal(cluster, "deployment/web", "--context", "mirror-elsewhere", status=EXIT_USAGE)
+    assert "mirror-elsewhere" in sentence
+
+
+@pytest.fixture(scope="module")
+def unready(cluster: Cluster) -> Iterator[None]:
+    def is_crashing() -> bool:
+        pods = cluster.objects("pod", "app=sick")
+        return any(
+            (status.get("state") or {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+            for pod in pods
+            for status in pod["status"].get("containerStatuses") or ()
+        )
+
+    cluster.apply(workloads.SICK, workloads.IDLE)
+    wait_until(is_crashing, WITHIN_S, "the sick pod does not crash")
+    yield
+    for thing in (workloads.SICK, workloads.IDLE):
+        cluster.remove("deployment", thing["metadata"]["name"])
+
+
+@pytest.mark.usefixtures("unready")
+def test_no_ready_pod(cluster: Cluster) -> None:
+    sentence = refusal(cluster, "deployment/sick")
+    assert "is not ready (container app: " in sentence
+    assert "exit status 3" in sentence
+    assert "is it scaled to 0?" in refusal(cluster, "deployment/idle")
+
+
+def test_a_missing_image(alone: Cluster) -> None:
+    # Nobody listens there, so the node knows at once.
+    image = "127.0.0.1:1/none:1"
+    sentence = refusal(alone, "deployment/web", "-i", image)
+    assert f"the agent's image {image} cannot be pulled" in sentence
+    assert "--agent-image" in sentence
+
+
+def test_an_image_that_may_not_be_pulled(alone: Cluster, tmp_path: Path) -> None:
+    file = settings(tmp_path, image="mirror-none:1", image_pull_policy="Never")
+    assert "is not on the node and may not be pulled" in refusal(alone, "deployment/web", "-f", file)
+
+
+def test_an_image_of_something_else(alone: Cluster) -> None:
+    assert "is its image an agent's?" in refusal(alone, "deployment/web", "-i", WORKLOAD_IMAGE)
+
+
+def test_more_than_the_node_has(alone: Cluster, tmp_path: Path) -> None:
+    file = settings(tmp_path, resources={"requests": {"cpu": "1000"}})
+    began_at = time.monotonic()
+    sentence = refusal(alone, "deployment/web", "-f", file)
+    assert "the agent's pod cannot be scheduled" in sentence
+    assert "Insufficient cpu" in sentence
+    assert time.monotonic() - began_at < 20
+
+
+def test_a_quota(alone: Cluster) -> None:
+    # Those that are there may stay.
+    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "0"}}}
+    alone.apply({"apiVersion": "v1", "kind": "ResourceQuota", **quota})
+
+    def is_counted() -> bool:
+        found = alone.get("resourcequota", "small") or {}
+        return bool(found.get("status", {}).get("used"))
+
+    try:
+        wait_until(is_counted, WITHIN_S, "the quota is not in force")
+        sentence = refusal(alone, "deployment/web")
+    finally:
+        alone.remove("resourcequota", "small")
+    assert f"the quota small of namespace {alone.namespace} refuses the agent's pod" in sentence
+    assert "--agent-namespace" in sentence
+
+
+def settings(folder: Path, **agent: Any) -> str:
+    """A configuration file with settings of the agent."""
+    file = folder / "mirror.json"
+    file.write_text(json.dumps({"agent": agent}))
+    return str(file)
