@@ -181,7 +181,7 @@ def spawn_agent(
 @contextlib.asynccontextmanager
 async def open_agent(pid: int, *, uid: int | None = None, without: str = "", fault: str = "") -> AsyncIterator[Agent]:
     """An agent for the length of a block, introduced. What it says on stderr is a fault's traceback or nothing."""
-    with spawn_agent(pid, uid=uid, without=without, fault=fault) as (process, connection), trio.fail_after(60):
+    with spawn_agent(pid, uid=uid, without=without, fault=fault) as (process, connection), trio.fail_after(180):
         agent = Agent(process, connection)
         async with trio.open_nursery() as nursery:
             try:

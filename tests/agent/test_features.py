@@ -20,7 +20,7 @@ from mirror.protocol.features import FEATURES, linux_capabilities
 from mirror.protocol.stream import RequestFailed
 from tests.agent.actors import IS_ROOT, NOBODY, Agent, Target, listen_agent, needs_root, open_target
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 CONTAINER_CAPABILITIES = 0xA80425FB
 """What container runtimes give to a root by default."""
 OTHER_UID = NOBODY - 1

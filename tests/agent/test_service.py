@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import trio
 
+from mirror.cli.proxy.ports import free_port
 from mirror.protocol import messages as m
 from mirror.protocol.frame import Frame, FrameReader, encode_frame
 from mirror.protocol.stream import RequestFailed
 from tests.agent.actors import ListeningAgent, listen_agent, needs_root, open_target
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """What counts as never, on a busy machine."""
 AT_ONCE = "--grace", "0"
 
@@ -222,8 +223,7 @@ async def test_nobody_but_its_own_network_namespace_can_reach_it() -> None:
 
 def test_a_target_that_cannot_be_had_is_told_to_who_waits() -> None:
     """Whoever connects while the agent still looks for its target."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mirror.agent", "--listen", str(port), "--container", "c0ffee"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         connection = None
@@ -252,10 +252,10 @@ def test_a_port_in_use_is_named() -> None:
 
 
 @pytest.mark.slow
-async def test_a_client_that_falls_silent_is_given_up_within_15_s() -> None:
+async def test_a_client_that_falls_silent_is_given_up() -> None:
     """As one does whose machine has vanished without a FIN: its connection stays, and nothing comes."""
     with open_target() as target, listen_agent("--pid", str(target.pid), *AT_ONCE) as agent, agent.connect() as silent:
         silent.sendall(encode_frame(0, m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION)))
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE_S):
             await agent.wait()
     assert agent.process.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from mirror.cli.cluster.rights import role
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
 from tests.e2e.test_refusals import refusal
 
 USER = "mirror-tester"
@@ -35,16 +36,29 @@ def without(resource: str, *verbs: str) -> list[dict[str, Any]]:
 def rights(cluster: Cluster, rules: list[dict[str, Any]]) -> Iterator[None]:
     """Gives USER rights in our namespace, and takes them away."""
     api = "rbac.authorization.k8s.io"
+    mark = f"mark-{uuid.uuid4().hex}"
+    marking = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"], "resourceNames": [mark]}
     common = {"apiVersion": f"{api}/v1", "metadata": {"name": "tester"}}
     reference = {"apiGroup": api, "kind": "Role", "name": "tester"}
     subject = {"apiGroup": api, "kind": "User", "name": USER}
-    cluster.apply({**common, "kind": "Role", "rules": rules})
+    cluster.apply({**common, "kind": "Role", "rules": [*rules, marking]})
     cluster.apply({**common, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]})
     try:
+        # The API server goes by them, and without them, a moment after it was told.
+        wait_until(lambda: has_right(cluster, mark), WITHIN_S, "the rights are not given")
         yield
     finally:
         for kind in ("rolebinding", "role"):
             cluster.remove(kind, "tester")
+        wait_until(lambda: not has_right(cluster, mark), WITHIN_S, "the rights are left")
+
+
+def has_right(cluster: Cluster, configmap: str) -> bool:
+    """Whether USER may get a ConfigMap of our namespace."""
+    attributes = {"namespace": cluster.namespace, "verb": "get", "resource": "configmaps", "name": configmap}
+    review = {"spec": {"user": USER, "resourceAttributes": attributes}}
+    answer = cluster.ask(lambda api: api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review))
+    return bool(answer["status"]["allowed"])
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ import os
 import subprocess
 
 from mirror.cli.errors import EXIT_USAGE
-from tests.e2e.cluster import MIRROR, Cluster
+from tests.e2e.cluster import MIRROR, WITHIN_S, Cluster
 
 
 def test_names_and_network_are_the_clusters(alone: Cluster) -> None:
-    result = alone.run("targetless", "curl", "-s", "-m", "20", "http://web/")
-    assert result.stderr == ""
-    (pod,) = alone.agent_pods()
-    assert result.stdout == f"pod, to {pod['status']['podIP']}\n"
+    with alone.held("targetless", "curl -s -m 60 http://web/") as said:
+        (pod,) = alone.agent_pods()
+    assert said == f"pod, to {pod['status']['podIP']}\n"
     assert not pod["spec"].get("hostPID")
     assert pod["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] is True
 
@@ -29,7 +28,9 @@ def test_the_clusters_hosts_file_is_read(cluster: Cluster) -> None:
 
 def test_a_forgotten_target_is_told(cluster: Cluster) -> None:
     command = [*MIRROR, "exec", "-n", cluster.namespace, "--", "getent", "hosts", "web"]
-    result = subprocess.run(command, capture_output=True, text=True, env=cluster.variables, timeout=60, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=cluster.variables, timeout=WITHIN_S, check=False
+    )
     assert f"web.{cluster.namespace}.svc" in result.stdout
     assert "no target was named" in result.stderr
 

@@ -37,8 +37,8 @@ from mirror.protocol.messages import (
 )
 from mirror.protocol.stream import Channel, Peer, RequestFailed
 
-AGENT_WITHIN_S = 10
-"""Nothing here takes longer; a test that would hang fails instead."""
+AGENT_WITHIN_S = 60
+"""Nothing here takes longer, on a busy machine either; a test that would hang fails instead."""
 
 
 @dataclasses.dataclass

@@ -32,6 +32,8 @@ from mirror.protocol.messages import (
 )
 from mirror.protocol.stream import RequestFailed
 
+WITHIN_S = 30.0
+"""Bounds a wait on a busy machine."""
 REGISTER = Register(version=1, pid=os.getpid(), cause="exec", lifeline_port=0, program=b"/bin/test")
 SOMEWHERE = SocketAddress(b"\x7f\0\0\1", 80)
 
@@ -95,7 +97,7 @@ class Caller:
 
     async def receive(self) -> Frame | None:
         """The next answer; None at the end."""
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN_S):
             while (frame := self._reader.next_frame()) is None:
                 data, extra, _, _ = await self._socket.recvmsg(65536, 256)
                 if not data:
@@ -222,7 +224,7 @@ async def test_process_is_followed_to_its_end(server: Server, nursery: trio.Nurs
         assert not process.ended.is_set()
         assert child.stdin is not None
         child.stdin.close()
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN_S):
             await process.ended.wait()
             await server.lifelines.wait_over()
         assert server.layers.processes == {}
