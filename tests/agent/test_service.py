@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from mirror.agent.gate import Gate
 from mirror.cli.proxy.ports import free_port
 from mirror.protocol import messages as m
 from mirror.protocol.frame import Frame, FrameReader, encode_frame
@@ -240,6 +241,18 @@ def test_a_target_that_cannot_be_had_is_told_to_who_waits() -> None:
         assert process.stderr is not None
         assert process.stderr.read() == reason + "\n"
     assert reason.startswith("no process of container c0ffee can be seen")
+
+
+def test_who_was_turned_away_was_the_last() -> None:
+    """Whoever came later would be cut off by the end of the process, without a word."""
+    gate = Gate.listening(0)
+    assert gate.listener is not None
+    address = gate.listener.getsockname()
+    with socket.create_connection(address) as early:
+        gate.turn_away("it is over")
+        assert goodbye(early) == "it is over"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
 
 
 def test_a_port_in_use_is_named() -> None:

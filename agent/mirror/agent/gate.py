@@ -86,7 +86,10 @@ class Gate:
                 await trio.sleep(_SHORTAGE_PAUSE_S)
 
     def turn_away(self, sentence: str) -> None:
-        """Says goodbye to who has connected and is not being served. Never waits, never raises."""
+        """Says goodbye to who has connected and is not being served; nobody can connect from then on.
+
+        Who was let in while this process ends would be left without a word. Never waits, never raises.
+        """
         farewell = encode_frame(0, Goodbye(sentence))
         with contextlib.suppress(OSError):
             if self.connection is not None:
@@ -100,3 +103,5 @@ class Gate:
                         # Closed with something unread it would be reset, which some tunnels pass on first.
                         connection.shutdown(socket.SHUT_WR)
                         connection.recv(_GREETING_BYTES)
+        if self.listener is not None:
+            self.listener.close()

@@ -67,7 +67,8 @@ async def _serve(target: Target, worker: Worker, gate: Gate, options: Options) -
                 nursery.start_soon(_end_on_signal, service, signals)
                 await service.run(gate)
                 nursery.cancel_scope.cancel()
-        gate.turn_away(service.farewell or _ENDS_UNUSED)
+            # First of all: what comes next takes a while, in which nobody else should wait to be served.
+            gate.turn_away(service.farewell or _ENDS_UNUSED)
     return service.failure
 
 
