@@ -51,16 +51,14 @@ def count(sides: Sides, command: Sequence[str]) -> Counter[str]:
         with _arrival(counts) as wait:
             outcome = sides.outside(command, ["--no-incoming"], MIRROR_COUNTS=str(counts))
             if outcome.status not in (0, _TOO_SLOW):
-                break
+                raise RuntimeError(f"{command}: {outcome}")
             wait()
         found: Counter[str] = Counter(json.loads(counts.read_text()))
         counts.unlink()
         if outcome.status == 0:
-            break
-    if outcome.status != 0:
-        raise RuntimeError(f"{command}: {outcome}")
-    del found["ReadEnvironment"]  # once a session
-    return found
+            del found["ReadEnvironment"]  # once a session
+            return found
+    raise RuntimeError(f"{command} took longer than a lease lasts, {_TRIES} times")
 
 
 @contextmanager
