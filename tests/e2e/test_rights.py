@@ -89,7 +89,8 @@ def test_a_missing_one_is_named(cluster: Cluster, kubeconfig: str, target: str, 
     assert f"{named} in namespace {cluster.namespace}" in sentence
 
 
-def test_no_right_to_make_an_agent(alone: Cluster, kubeconfig: str) -> None:
-    with rights(alone, without("jobs", "create")):
+@pytest.mark.parametrize("verb", ["create", "patch"])
+def test_no_right_to_make_an_agent(alone: Cluster, kubeconfig: str, verb: str) -> None:
+    with rights(alone, without("jobs", verb)):
         sentence = refusal(alone, "deployment/web", "--kubeconfig", kubeconfig)
-    assert f"lacks the right to create jobs.batch in namespace {alone.namespace}" in sentence
+    assert f"lacks the right to {verb} jobs.batch in namespace {alone.namespace}" in sentence
