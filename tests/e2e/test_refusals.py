@@ -74,7 +74,7 @@ def test_no_ready_pod(cluster: Cluster) -> None:
     sentence = refusal(cluster, "deployment/sick")
     assert "is not ready (container app: " in sentence
     assert "exit status 3" in sentence
-    assert "is it scaled to 0?" in refusal(cluster, "deployment/idle")
+    assert "deployment/idle --replicas=1` gives it a pod" in refusal(cluster, "deployment/idle")
 
 
 def test_a_missing_image(alone: Cluster) -> None:
