@@ -184,6 +184,7 @@ class Stage(Api):
         self.removed: list[str] = []
         self.lifted: list[str] = []
         """Uids of Jobs whose deadline was lifted."""
+        self.conflict = ApiError(409, "Conflict", "the UID in the precondition is another")
         self._watchers: list[tuple[str, trio.MemorySendChannel[tuple[str, Object]]]] = []
 
     def put(self, path: str, thing: Object) -> None:
@@ -249,7 +250,7 @@ class Stage(Api):
         assert body["spec"] == {"activeDeadlineSeconds": None}
         job = self.objects[folder].get(name, body)  # tests that put a pod only mean that its Job is there
         if job["metadata"]["uid"] != body["metadata"]["uid"]:
-            raise ApiError(409, "Conflict", "the UID in the precondition is another")
+            raise self.conflict
         self.lifted.append(body["metadata"]["uid"])
         return job
 
@@ -322,8 +323,17 @@ async def test_one_that_runs_is_joined(stage: Stage) -> None:
     assert stage.made == 0
 
 
-async def test_one_that_is_being_removed_is_not_joined(stage: Stage, nursery: trio.Nursery) -> None:
-    """Its pod runs, and its Job is another already."""
+@pytest.mark.parametrize(
+    "conflict",
+    [
+        ApiError(409, "Conflict", "Precondition failed: UID in precondition: job-0, UID in object meta: job-1"),
+        ApiError(422, "Invalid", 'Job.batch "x" is invalid: [metadata.uid: Invalid value: "job-0": field is immutable'),
+    ],
+)
+async def test_one_whose_job_is_another_already_is_not_joined(
+    stage: Stage, nursery: trio.Nursery, conflict: ApiError
+) -> None:
+    stage.conflict = conflict
 
     async def controllers() -> None:
         await trio.testing.wait_all_tasks_blocked()

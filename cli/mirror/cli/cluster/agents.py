@@ -383,9 +383,10 @@ async def _lift_deadline(api: Api, agent: Agent) -> bool:
     try:
         await api.patch(f"{_jobs_path(agent.namespace)}/{agent.job}", lifted)
     except ApiError as error:
-        if error.status not in (404, 409):
-            raise
-        return False
+        # Another Job of the name is a conflict; before Kubernetes 1.24 it was an invalid change of its uid.
+        if error.status in (404, 409) or (error.status == 422 and "metadata.uid" in error.message):
+            return False
+        raise
     return True
 
 
