@@ -43,6 +43,9 @@ for pid in filter(str.isdecimal, os.listdir("/proc")):
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
 }
 _KINDS = {
     **{kind.name: (kind.paths, kind.plural) for kind in KINDS if kind.paths},

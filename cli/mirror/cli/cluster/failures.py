@@ -100,8 +100,8 @@ def explain_refused_pod(message: str, namespace: str) -> str:
         )
     if found := _POD_SECURITY.search(text):
         return (
-            f"PodSecurity {found['level']} of namespace {namespace} refuses the agent's pod ({found['rules']}); "
-            f"{_ELSEWHERE}"
+            f"PodSecurity {found['level']} of namespace {namespace} refuses the agent's pod ({found['rules']}); put it "
+            f"into another namespace with --agent-namespace, as beside a pod it needs hostPID whatever else is left out"
         )
     if found := _WEBHOOK.search(text):
         said = found["said"] or "it does not say why"

@@ -292,6 +292,8 @@ async def find(api: Api, reference: Reference, namespace: str) -> Found:
         if not ready:
             raise await _explain_unready(api, reference, namespace, pods)
     except ApiError as error:
+        if error.status == 403 and (unknown := await _explain_namespace(api, namespace)) is not None:
+            raise unknown from None  # nobody has rights in it
         raise TargetError(failures.explain(error, f"look for {reference}", namespace)) from None
     place = choose_container(ready[0], reference.container)
     return Found(place, (place, *_others(ready[1:], place.container)))
