@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mirror.cli.cluster.api import Api, ApiError
 from mirror.cli.errors import EXIT_FAILED, EXIT_USAGE
 from tests.cluster.places import WORKLOAD_IMAGE
 from tests.e2e import workloads
@@ -101,6 +103,73 @@ def test_more_than_the_node_has(alone: Cluster, tmp_path: Path) -> None:
     assert "the agent's pod cannot be scheduled" in sentence
     assert "Insufficient cpu" in sentence
     assert time.monotonic() - began_at < 20
+
+
+def test_a_node_selector_that_no_node_has(alone: Cluster, tmp_path: Path) -> None:
+    file = settings(tmp_path, node_selector={"mirror-e2e": "nowhere"})
+    began_at = time.monotonic()
+    sentence = refusal(alone, "targetless", "-f", file)
+    assert "the agent's pod cannot be scheduled" in sentence
+    assert "correct agent.node_selector" in sentence
+    assert time.monotonic() - began_at < 20
+
+
+@pytest.fixture
+def ghost(alone: Cluster) -> Iterator[str]:
+    """A ready pod, as far as the cluster knows, on a node that there never was; both have the same name."""
+    name = f"{alone.namespace}-ghost"
+    ready = {"type": "Ready", "status": "True"}
+    room = {"cpu": "8", "memory": "8Gi", "pods": "10"}
+    container = {"name": "app", "image": WORKLOAD_IMAGE}
+    running = {"name": "app", "ready": True, "restartCount": 0, "image": WORKLOAD_IMAGE, "imageID": ""}
+    running |= {"containerID": "containerd://0123abc", "state": {"running": {}}}
+    pods = f"/api/v1/namespaces/{alone.namespace}/pods"
+    common = {"apiVersion": "v1", "metadata": {"name": name}}
+    everything = [{"operator": "Exists"}]
+    # Nobody else's pods go there.
+    taint = {"key": "mirror-e2e", "value": "ghost", "effect": "NoSchedule"}
+    alone.apply(
+        {**common, "kind": "Node", "spec": {"taints": [taint]}},
+        {**common, "kind": "Pod", "spec": {"nodeName": name, "tolerations": everything, "containers": [container]}},
+    )
+
+    async def pretend(api: Api) -> None:
+        status = {"capacity": room, "allocatable": room, "conditions": [ready]}
+        await api.patch(f"/api/v1/nodes/{name}/status", {"status": status})
+        status = {"phase": "Running", "conditions": [ready], "containerStatuses": [running]}
+        await api.patch(f"{pods}/{name}/status", {"status": status})
+
+    async def forget(api: Api) -> None:
+        """Without a kubelet a pod goes at once only if it has ended."""
+        for pod in await api.list(pods, {"fieldSelector": f"spec.nodeName={name}"}):
+            path = f"{pods}/{pod['metadata']['name']}"
+            with contextlib.suppress(ApiError):
+                await api.patch(f"{path}/status", {"status": {"phase": "Failed"}})
+                await api.delete(path)
+
+    alone.ask(pretend)
+    yield name
+    alone.remove("Node", name)
+    alone.ask(forget)
+
+
+def test_a_node_that_is_silent(alone: Cluster, ghost: str) -> None:
+    async def fall_silent(api: Api) -> None:
+        silent = {"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}
+        await api.patch(f"/api/v1/nodes/{ghost}/status", {"status": {"conditions": [silent]}})
+
+    with alone.start(f"pod/{ghost}", "echo", "begun", options=["-v"]) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if f"on node {ghost}" in line:
+                break
+        began_at = time.monotonic()
+        alone.ask(fall_silent)
+        said = program.stdout.read()
+    assert program.returncode == EXIT_FAILED
+    assert f"mirror: node {ghost} is not ready (Kubelet stopped posting node status)" in said
+    assert "choose a pod on another node" in said
+    assert time.monotonic() - began_at < 30
 
 
 def test_a_quota(alone: Cluster) -> None:

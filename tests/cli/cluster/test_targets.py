@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from mirror.cli.cluster import targets
-from mirror.cli.cluster.api import ApiError
+from mirror.cli.cluster.api import ApiError, Object
 from mirror.cli.cluster.reference import parse
 from mirror.cli.errors import TargetError
 from tests.cli.cluster.objects import StoredApi, pod, workload
@@ -332,6 +333,22 @@ def test_the_remedy_fits_the_reason(
     target: str, replicas: int | None, pods: list[dict[str, Any]], sentence: str
 ) -> None:
     assert targets.say_none_ready(parse(target), "shop", {"replicas": replicas}, pods) == sentence
+
+
+async def test_no_right_in_a_namespace_that_does_not_exist() -> None:
+    class Forbidding(StoredApi):
+        async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
+            if path.startswith("/apis/"):
+                message = 'User "dev" cannot get resource "deployments" in API group "apps" in the namespace "shop"'
+                raise ApiError(403, "Forbidden", message)
+            return await super().get(path, parameters)
+
+    api = Forbidding({"/api/v1/namespaces/shop": {"metadata": {"name": "shop"}}})
+    with pytest.raises(TargetError, match="user dev lacks the right to get deployments"):
+        await targets.find(api, parse("deployment/web"), "shop")
+    api.objects.clear()
+    with pytest.raises(TargetError, match="there is no namespace shop"):
+        await targets.find(api, parse("deployment/web"), "shop")
 
 
 async def test_agents_are_not_suggested() -> None:

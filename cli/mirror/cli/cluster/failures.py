@@ -195,7 +195,7 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
         return Refused(f"the agent's container cannot be made ({reason}{f': {text}' if text else ''}); {_ELSEWHERE}")
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _say_unscheduled(condition, status)
+            return _say_unscheduled(condition, pod)
     if not spec.get("nodeName"):
         return Waiting("the agent's pod to be scheduled")
     return Waiting(f"node {spec['nodeName']} to start the agent's container")
@@ -255,14 +255,26 @@ def _say_image(image: str, reason: str, message: str) -> str:
     )
 
 
-def _say_unscheduled(condition: Mapping[str, Any], status: Mapping[str, Any]) -> Waiting:
+_REMEDIES = (
+    (
+        "Insufficient|Too many pods",
+        "lower agent.resources, give it an agent.priority_class, or choose a pod on another node",
+    ),
+    ("taint", "let it be there with agent.tolerations, or choose a pod on another node"),
+    ("node selector|affinity", "correct agent.node_selector"),
+)
+"""What helps when no node would take the agent's pod, by the first of the scheduler's words that is there."""
+
+
+def _say_unscheduled(condition: Mapping[str, Any], pod: Mapping[str, Any]) -> Waiting:
     text = in_one_line(condition.get("message", "")) or condition.get("reason", "Unschedulable")
-    if status.get("nominatedNodeName"):
-        return Waiting(f"room for the agent's pod on node {status['nominatedNodeName']}")
+    if node := pod.get("status", {}).get("nominatedNodeName"):
+        return Waiting(f"room for the agent's pod on node {node}")
+    remedy = next((remedy for words, remedy in _REMEDIES if re.search(words, text)), "")
+    if not remedy or ("node_selector" in remedy and not pod["spec"].get("nodeSelector")):
+        remedy = "choose a pod on another node"
     return Waiting(
-        f"the agent's pod to be scheduled ({text})",
-        f"the agent's pod cannot be scheduled ({text}); lower agent.resources, give it an agent.priority_class, or "
-        f"choose a pod on another node",
+        f"the agent's pod to be scheduled ({text})", f"the agent's pod cannot be scheduled ({text}); {remedy}"
     )
 
 
