@@ -52,7 +52,7 @@ _KINDS = {
     **{kind.name: (kind.paths, kind.plural) for kind in KINDS if kind.paths},
     **{
         plural.removesuffix("s"): (("/api/v1",), plural)
-        for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas")
+        for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas", "limitranges")
     },
     **{
         plural.removesuffix("s"): (("/apis/rbac.authorization.k8s.io/v1",), plural)

@@ -124,15 +124,16 @@ def refusing(cluster: Cluster, namespace: str, authority: bytes, engine: str) ->
     configuration = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": namespace}}
     cluster.apply({**configuration, "webhooks": [webhook]})
     try:
-        wait_until(lambda: _refuses(cluster, namespace, name), WITHIN_S, "the webhook is not in force")
+        words = f'admission webhook "{name}" denied the request'
+        wait_until(lambda: _refuses(cluster, namespace, words), WITHIN_S, "the webhook is not in force")
         yield name
     finally:
         cluster.remove(kind, namespace)
 
 
-def _refuses(cluster: Cluster, namespace: str, webhook: str) -> bool:
-    """Whether the API server asks the webhook already."""
-    container = {"name": "agent", "image": WORKLOAD_IMAGE}
+def _refuses(cluster: Cluster, namespace: str, words: str) -> bool:
+    """Whether the API server already refuses a pod such as an agent's, in these words."""
+    container = {"name": "agent", "image": WORKLOAD_IMAGE, "resources": {"limits": {"cpu": "1"}}}
     metadata = {"generateName": "trial-", "labels": AGENT_LABELS}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
 
@@ -143,7 +144,7 @@ def _refuses(cluster: Cluster, namespace: str, webhook: str) -> bool:
             return error.message
         return ""
 
-    return f'admission webhook "{webhook}" denied the request' in cluster.ask(attempt)
+    return words in cluster.ask(attempt)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +173,21 @@ def test_pod_security(alone: Cluster, strict: str, authority: bytes) -> None:
     assert f"PodSecurity restricted of namespace {strict} refuses the agent's pod ({RULES}); " in sentence
     assert "hostPID" in sentence
     assert "--agent-namespace" in sentence
+
+
+def test_limits(alone: Cluster, strict: str) -> None:
+    limit = {"type": "Container", "max": {"cpu": "100m", "memory": "64Mi"}}
+    common = {"apiVersion": "v1", "metadata": {"name": "small"}}
+    alone.apply({**common, "kind": "LimitRange", "spec": {"limits": [limit]}}, namespace=strict)
+    words = "maximum cpu usage per Container is 100m, but limit is 1"
+    try:
+        wait_until(lambda: _refuses(alone, strict, words), WITHIN_S, "the limits are not in force")
+        sentence = refusal(alone, "deployment/web", "-a", strict)
+    finally:
+        alone.remove("limitrange", "small", namespace=strict)
+    assert f"a LimitRange of namespace {strict} refuses the agent's pod (" in sentence
+    assert words in sentence
+    assert "agent.resources" in sentence
 
 
 def test_doctor_knows_before(cluster: Cluster, strict: str, authority: bytes) -> None:

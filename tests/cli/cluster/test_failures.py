@@ -88,6 +88,18 @@ def test_other_refusals_name_no_right() -> None:
         ),
         (QUOTA_WANTS, "quota strict of namespace shop wants the agent's pod to specify limits.cpu", "agent.resources"),
         (
+            'pods "x" is forbidden: [maximum cpu usage per Container is 1, but limit is 2, maximum memory usage per '
+            "Container is 64Mi, but limit is 512Mi]",
+            "a LimitRange of namespace shop refuses the agent's pod (maximum cpu usage per Container is 1, but limit "
+            "is 2, maximum memory usage per Container is 64Mi, but limit is 512Mi); ",
+            "agent.resources",
+        ),
+        (
+            'pods "x" is forbidden: cpu max limit to request ratio per Container is 2, but provided ratio is 10.0',
+            "(cpu max limit to request ratio per Container is 2, but provided ratio is 10.0)",
+            "agent.resources",
+        ),
+        (
             POD_SECURITY,
             "PodSecurity baseline of namespace shop refuses the agent's pod (host namespaces",
             "--agent-namespace",

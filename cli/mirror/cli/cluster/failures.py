@@ -22,6 +22,8 @@ _RBAC = re.compile(
 )
 _QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,\s]+), (?P<figures>requested: .*)")
 _QUOTA_WANTS = re.compile(r"failed quota: (?P<quota>[^:\s]+): must specify (?P<resources>.*)")
+_LIMITS = re.compile(r"(?:(?:minimum|maximum) \S+ usage|\S+ max limit to request ratio) per \S+ is .*")
+"""plugin/pkg/admission/limitranger"""
 _POD_SECURITY = re.compile(r'violates PodSecurity "(?P<level>[^":]+)(?::[^"]*)?": (?P<rules>.*)')
 _WEBHOOK = re.compile(
     r'admission webhook "(?P<name>[^"]+)" denied the request(?: without explanation)?:? ?(?P<said>.*)'
@@ -97,6 +99,11 @@ def explain_refused_pod(message: str, namespace: str) -> str:
         return (
             f"the quota {found['quota']} of namespace {namespace} wants the agent's pod to specify "
             f"{found['resources']}; do so under agent.resources in the configuration file"
+        )
+    if found := _LIMITS.search(text):
+        return (
+            f"a LimitRange of namespace {namespace} refuses the agent's pod ({found[0].rstrip(']')}); keep to it with "
+            f"agent.resources in the configuration file, or put the agent into another namespace with --agent-namespace"
         )
     if found := _POD_SECURITY.search(text):
         return (
