@@ -487,6 +487,12 @@ async def test_who_may_not_lift_the_deadline_is_told(stage: Stage, nursery: trio
     assert stage.removed == ["job-1"]
 
 
+async def test_who_may_not_lift_the_deadline_may_join(stage: Stage) -> None:
+    stage.put_pod("job-0", RUNNING)
+    stage.forbidden.add(f"{JOBS}/{NAME}")
+    assert (await start(stage)).job_uid == "job-0"
+
+
 async def test_patience_ends(stage: Stage, autojump_clock: trio.testing.MockClock) -> None:
     stage.forbidden.add(EVENTS)
     sentence = await fails_with(stage, dataclasses.replace(WISH, settings=AgentSettings(startup_timeout_s=20)))

@@ -386,6 +386,8 @@ async def _lift_deadline(api: Api, agent: Agent) -> bool:
         # Another Job of the name is a conflict; before Kubernetes 1.24 it was an invalid change of its uid.
         if error.status in (404, 409) or (error.status == 422 and "metadata.uid" in error.message):
             return False
+        if error.status == 403 and not agent.is_begun:
+            return True  # whoever began it may, and has
         raise
     return True
 
