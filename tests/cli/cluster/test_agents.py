@@ -180,11 +180,11 @@ class Stage(Api):
         self.broken: dict[str, MirrorError] = {}
         """For paths why nothing more is heard of them."""
         self.node: Object = {"metadata": {"name": "node-1"}, "status": {}}
-        self.made = 0
-        self.removed: list[str] = []
         self.lifted: list[str] = []
         """Uids of Jobs whose deadline was lifted."""
         self.conflict = ApiError(409, "Conflict", "the UID in the precondition is another")
+        self.made = 0
+        self.removed: list[str] = []
         self._watchers: list[tuple[str, trio.MemorySendChannel[tuple[str, Object]]]] = []
 
     def put(self, path: str, thing: Object) -> None:

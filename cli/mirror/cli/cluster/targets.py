@@ -2,7 +2,7 @@
 
 A target is `KIND/NAME`, with `/container/NAME` after it where the container matters. Every kind leads to a set of pods;
 of those that are ready one is chosen, by a rule that gives every user the same one, so that they share an agent. What
-decides is pure (`order_ready`, `choose_container`, `say_none_ready`); the few requests are in `find`.
+decides is pure (`order_ready`, `choose_container`, `say_why_unready`); the few requests are in `find`.
 
 Names are taken apart in `reference`; nothing here makes an agent (`agents`).
 """
@@ -146,6 +146,35 @@ def choose_container(pod: Object, wanted: str = "") -> Place:
     )
 
 
+def say_why_unready(pod: Object) -> str:
+    """Why a pod is not ready, in a few words: the first that explains the others."""
+    status = pod.get("status", {})
+    phase = status.get("phase", "Pending")
+    if pod["metadata"].get("deletionTimestamp"):
+        return "is being removed"
+    if phase == "Succeeded":
+        return "has completed"
+    if phase == "Failed" and status.get("reason"):
+        return _with_message(f"has failed: {status['reason']}", status.get("message"))
+    for field in ("initContainerStatuses", "containerStatuses"):
+        for entry in status.get(field) or ():
+            state = entry.get("state") or {}
+            ended_well = (state.get("terminated") or {}).get("exitCode") == 0
+            is_over = field == "initContainerStatuses" and ended_well
+            if not entry.get("ready") and not is_over and (state.keys() & {"waiting", "terminated"}):
+                return f"container {entry['name']}: {_say_state(entry)}"
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return _with_message(condition.get("reason", "not scheduled"), condition.get("message"))
+    for entry in status.get("containerStatuses") or ():
+        if not entry.get("ready"):
+            return f"container {entry['name']} runs, but its readiness probe fails"
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "Ready" and condition.get("message"):
+            return _with_message(condition.get("reason", "not ready"), condition["message"])
+    return f"is {phase.lower()}"
+
+
 def say_none_ready(reference: Reference, namespace: str, spec: Object, pods: Sequence[Object]) -> str:
     """Why a target has no ready pod, and what to do.
 
@@ -183,35 +212,6 @@ def say_none_ready(reference: Reference, namespace: str, spec: Object, pods: Seq
     if len(staying) == 1:
         return f"pod {staying[0]['metadata']['name']} {where} is not ready ({reasons}); {remedy}"
     return f"none of the {len(staying)} pods of {reference} {where} is ready ({reasons}); {remedy}"
-
-
-def say_why_unready(pod: Object) -> str:
-    """Why a pod is not ready, in a few words: the first that explains the others."""
-    status = pod.get("status", {})
-    phase = status.get("phase", "Pending")
-    if pod["metadata"].get("deletionTimestamp"):
-        return "is being removed"
-    if phase == "Succeeded":
-        return "has completed"
-    if phase == "Failed" and status.get("reason"):
-        return _with_message(f"has failed: {status['reason']}", status.get("message"))
-    for field in ("initContainerStatuses", "containerStatuses"):
-        for entry in status.get(field) or ():
-            state = entry.get("state") or {}
-            ended_well = (state.get("terminated") or {}).get("exitCode") == 0
-            is_over = field == "initContainerStatuses" and ended_well
-            if not entry.get("ready") and not is_over and (state.keys() & {"waiting", "terminated"}):
-                return f"container {entry['name']}: {_say_state(entry)}"
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _with_message(condition.get("reason", "not scheduled"), condition.get("message"))
-    for entry in status.get("containerStatuses") or ():
-        if not entry.get("ready"):
-            return f"container {entry['name']} runs, but its readiness probe fails"
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "Ready" and condition.get("message"):
-            return _with_message(condition.get("reason", "not ready"), condition["message"])
-    return f"is {phase.lower()}"
 
 
 def _say_state(entry: Object) -> str:
