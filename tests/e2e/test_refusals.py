@@ -119,15 +119,15 @@ def ghost(alone: Cluster) -> Iterator[str]:
     """A ready pod, as far as the cluster knows, on a node that there never was; both have the same name."""
     name = f"{alone.namespace}-ghost"
     ready = {"type": "Ready", "status": "True"}
-    room = {"cpu": "8", "memory": "8Gi", "pods": "10"}
+    # Nobody else's pods go there: they are not tolerant, or ask for more.
+    taint = {"key": "mirror-e2e", "value": "ghost", "effect": "NoSchedule"}
+    room = {"cpu": "5m", "memory": "8Mi", "pods": "10"}
     container = {"name": "app", "image": WORKLOAD_IMAGE}
     running = {"name": "app", "ready": True, "restartCount": 0, "image": WORKLOAD_IMAGE, "imageID": ""}
     running |= {"containerID": "containerd://0123abc", "state": {"running": {}}}
     pods = f"/api/v1/namespaces/{alone.namespace}/pods"
     common = {"apiVersion": "v1", "metadata": {"name": name}}
     everything = [{"operator": "Exists"}]
-    # Nobody else's pods go there.
-    taint = {"key": "mirror-e2e", "value": "ghost", "effect": "NoSchedule"}
     alone.apply(
         {**common, "kind": "Node", "spec": {"taints": [taint]}},
         {**common, "kind": "Pod", "spec": {"nodeName": name, "tolerations": everything, "containers": [container]}},
@@ -153,12 +153,14 @@ def ghost(alone: Cluster) -> Iterator[str]:
     alone.ask(forget)
 
 
-def test_a_node_that_is_silent(alone: Cluster, ghost: str) -> None:
+def test_a_node_that_is_silent(alone: Cluster, ghost: str, tmp_path: Path) -> None:
+    file = settings(tmp_path, resources={"requests": {"cpu": "1m", "memory": "1Mi"}})
+
     async def fall_silent(api: Api) -> None:
         silent = {"type": "Ready", "status": "Unknown", "message": "Kubelet stopped posting node status."}
         await api.patch(f"/api/v1/nodes/{ghost}/status", {"status": {"conditions": [silent]}})
 
-    with alone.start(f"pod/{ghost}", "echo", "begun", options=["-v"]) as program:
+    with alone.start(f"pod/{ghost}", "echo", "begun", options=["-v", "-f", file]) as program:
         assert program.stdout is not None
         for line in program.stdout:
             if f"on node {ghost}" in line:
