@@ -130,9 +130,9 @@ def test_no_right_to_make_an_agent(alone: Cluster, kubeconfig: str, verb: str) -
 
 @pytest.fixture
 def agent(alone: Cluster) -> Iterator[str]:
-    """A Job that stands for somebody's agent, in our namespace."""
-    wish = agents.Wish(None, alone.namespace, ("names",), AgentSettings(), AGENT_IMAGE)
-    job = agents.manifest(wish)
+    """The Job of somebody's agent in our namespace; no node takes its pod, so that it goes at once."""
+    settings = AgentSettings(node_selector={"mirror-e2e": "nowhere"})
+    job = agents.manifest(agents.Wish(None, alone.namespace, ("names",), settings, AGENT_IMAGE))
     alone.apply(job)
     yield job["metadata"]["name"]
     alone.remove("job", job["metadata"]["name"])
