@@ -40,13 +40,17 @@ for pid in filter(str.isdecimal, os.listdir("/proc")):
 """
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
+    "Node": "/api/v1/nodes",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
 }
 _KINDS = {
     **{kind.name: (kind.paths, kind.plural) for kind in KINDS if kind.paths},
     **{
         plural.removesuffix("s"): (("/api/v1",), plural)
-        for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas")
+        for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas", "limitranges")
     },
     **{
         plural.removesuffix("s"): (("/apis/rbac.authorization.k8s.io/v1",), plural)

@@ -7,8 +7,9 @@ import os
 import signal
 from pathlib import Path
 
+from mirror.cli.errors import EXIT_FAILED
 from tests.e2e import workloads
-from tests.e2e.cluster import WITHIN_S, Cluster
+from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
 
 
 def output(cluster: Cluster, *command: str, target: str = "deployment/web") -> str:
@@ -121,3 +122,31 @@ def test_an_interrupted_start_leaves_nothing(alone: Cluster, tmp_path: Path) -> 
                 break
         os.killpg(program.pid, signal.SIGINT)
         assert program.wait(WITHIN_S) == -signal.SIGINT
+
+
+def test_a_start_that_is_killed_leaves_nothing_for_long(alone: Cluster) -> None:
+    """The proxy by SIGKILL, and an image that does not exist: nobody is left to remove the Job but the cluster."""
+    timeout_s = 5
+    options = ["-v", "-i", "127.0.0.1:1/none:1", "--agent-startup-timeout", str(timeout_s)]
+    with alone.start("deployment/web", "true", options=options) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if "is asked for" in line:
+                break
+        (proxy,) = alone.proxies()
+        os.kill(proxy, signal.SIGKILL)
+        assert program.wait(WITHIN_S) == EXIT_FAILED
+    wait_until(
+        lambda: not alone.jobs() and not alone.agent_pods(), timeout_s + 2 * WITHIN_S, "what never came up is left"
+    )
+
+
+def test_an_agent_that_runs_has_no_deadline(alone: Cluster) -> None:
+    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep infinity") as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "begun\n"
+            (job,) = alone.objects("job", alone.agents)
+            assert "activeDeadlineSeconds" not in job["spec"]
+        finally:
+            program.kill()

@@ -175,10 +175,12 @@ class Connection:
         if request_id == 0 and not self.is_client and isinstance(message, m.Hello):
             version = min(message.version, m.PROTOCOL_VERSION)
             if version < max(OLDEST_VERSION, message.oldest_version):
-                raise RemoteProtocolError(
+                sentence = (
                     f"the client speaks versions {message.oldest_version} to {message.version} of mirror's protocol, "
                     f"this agent {OLDEST_VERSION} to {m.PROTOCOL_VERSION}; use the same release of both"
                 )
+                self.say_goodbye(sentence)
+                raise RemoteProtocolError(sentence)
             self._send(0, m.Welcome(version, self._capabilities, self._reasons))
             self._introduced = True
         elif request_id == 0 and self.is_client and isinstance(message, m.Welcome):

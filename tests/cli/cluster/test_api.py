@@ -149,9 +149,12 @@ async def test_a_page_of_a_proxy(content: bytes, message: str) -> None:
         assert message in caught.value.message
 
 
-async def test_a_portal() -> None:
+@pytest.mark.parametrize(
+    "answer", [Answer(200, b"<html>please log in</html>"), Answer(404, b"\n<!DOCTYPE html><p>File not found</p>")]
+)
+async def test_something_else_than_an_api_server(answer: Answer) -> None:
     async def handler(asked: Asked) -> Answer:
-        return Answer(200, b"<html>please log in</html>")
+        return answer
 
     async with asking(handler) as (api, _):
         with pytest.raises(Unreachable, match=r"answers, but not as an API server does"):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from mirror.cli.cluster import targets
-from mirror.cli.cluster.api import ApiError
+from mirror.cli.cluster.api import ApiError, Object
 from mirror.cli.cluster.reference import parse
 from mirror.cli.errors import TargetError
 from tests.cli.cluster.objects import StoredApi, pod, workload
@@ -195,6 +196,7 @@ def cluster() -> StoredApi:
                 for plural in ("deployments", "statefulsets", "daemonsets", "replicasets")
             },
             f"{APPS}/deployments/empty": workload("empty", {"app": "empty"}),
+            f"{APPS}/deployments/idle": workload("idle", {"app": "idle"}, replicas=0),
             f"{APPS}/deployments/sick": workload("sick", {"app": "sick"}),
             f"{BATCH}/jobs/web": workload("web", {"app": "web"}),
             f"{BATCH}/jobs/night-1": job("night-1", "uid-nightly", created="2026-01-01T00:00:00Z"),
@@ -210,6 +212,7 @@ def cluster() -> StoredApi:
                 "spec": {"schedule": "@yearly"},
             },
             f"{SHOP}/services/web": {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}}},
+            f"{SHOP}/services/idle": {"metadata": {"name": "idle"}, "spec": {"selector": {"app": "idle"}}},
             f"{SHOP}/services/outside": {"metadata": {"name": "outside"}, "spec": {"externalName": "example.org"}},
             "/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/web": workload("web", {"app": "web"}),
             "/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/borrows": {
@@ -254,8 +257,9 @@ async def test_a_cronjob_is_its_newest_job_that_runs() -> None:
     [
         ("pod/web-9", "there is no pod/web-9 in namespace shop (did you mean web-"),
         ("deployment/wbe", "(did you mean web?)"),
-        ("deployment/zzzz", "(there is empty, sick, web)"),
-        ("deployment/empty", "is it scaled to 0?"),
+        ("deployment/zzzz", "(there is empty, idle, sick, web)"),
+        ("deployment/empty", "has no pods; `kubectl -n shop describe deployment/empty` says why"),
+        ("deployment/idle", "is scaled to 0; `kubectl -n shop scale deployment/idle --replicas=1` gives it a pod"),
         (
             "deployment/sick",
             "pod sick in namespace shop is not ready (container app runs, but its readiness probe fails)",
@@ -264,6 +268,7 @@ async def test_a_cronjob_is_its_newest_job_that_runs() -> None:
         ("pod/web-1/container/db", "no container db; it has app"),
         ("service/outside", "has no selector"),
         ("service/none", "did you mean"),
+        ("service/idle", "no pod in namespace shop has the labels app=idle, which service/idle selects"),
         ("cronjob/never", "create job --from=cronjob/never"),
         ("cronjob/nightli", "did you mean nightly?"),
         ("label/app=none", "no pod in namespace shop has the labels app=none"),
@@ -278,6 +283,72 @@ async def test_no_such_target(target: str, sentence: str) -> None:
         await targets.find(api, parse(target), "shop")
     assert sentence in caught.value.sentence
     assert "\n" not in caught.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("target", "replicas", "pods", "sentence"),
+    [
+        (
+            "deployment/web",
+            0,
+            [pod("web-1", deletionTimestamp="x")],
+            "deployment/web in namespace shop is scaled to 0, and its last pods are being removed; "
+            "`kubectl -n shop scale deployment/web --replicas=1` gives it a pod",
+        ),
+        (
+            "deployment/web",
+            2,
+            [pod("web-1", deletionTimestamp="x"), pod("web-2", deletionTimestamp="x")],
+            "the pods of deployment/web in namespace shop are all being removed; wait for those that take their place",
+        ),
+        (
+            "pod/web-1",
+            None,
+            [pod("web-1", deletionTimestamp="x")],
+            "pod/web-1 in namespace shop is being removed; name another, or the object that makes such pods",
+        ),
+        (
+            "job/web",
+            None,
+            [pod("web-1", ready=False, status={"phase": "Succeeded"})],
+            "pod web-1 in namespace shop is not ready (has completed); begin it anew, or name one that runs",
+        ),
+        (
+            "deployment/web",
+            1,
+            [pod("web-1", deletionTimestamp="x"), pod("web-2", ready=False)],
+            "pod web-2 in namespace shop is not ready (container app runs, but its readiness probe fails); "
+            "wait for it, or mend it",
+        ),
+        (
+            "deployment/web",
+            2,
+            [pod("web-1", ready=False), pod("web-2", ready=False)],
+            "none of the 2 pods of deployment/web in namespace shop is ready (container app runs, but its readiness "
+            "probe fails); wait for one, or mend them",
+        ),
+    ],
+)
+def test_the_remedy_fits_the_reason(
+    target: str, replicas: int | None, pods: list[dict[str, Any]], sentence: str
+) -> None:
+    assert targets.say_none_ready(parse(target), "shop", {"replicas": replicas}, pods) == sentence
+
+
+async def test_no_right_in_a_namespace_that_does_not_exist() -> None:
+    class Forbidding(StoredApi):
+        async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
+            if path.startswith("/apis/"):
+                message = 'User "dev" cannot get resource "deployments" in API group "apps" in the namespace "shop"'
+                raise ApiError(403, "Forbidden", message)
+            return await super().get(path, parameters)
+
+    api = Forbidding({"/api/v1/namespaces/shop": {"metadata": {"name": "shop"}}})
+    with pytest.raises(TargetError, match="user dev lacks the right to get deployments"):
+        await targets.find(api, parse("deployment/web"), "shop")
+    api.objects.clear()
+    with pytest.raises(TargetError, match="there is no namespace shop"):
+        await targets.find(api, parse("deployment/web"), "shop")
 
 
 async def test_agents_are_not_suggested() -> None:

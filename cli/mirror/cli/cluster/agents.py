@@ -3,6 +3,8 @@
 The Job's name is a hash of whatever makes one agent differ from another (target, features, image, protocol), so that
 sessions with the same needs find each other's: the second joins. It is never asked who started it, since an agent ends
 by itself when nobody has needed it for a while, and the cluster then removes the Job (`ttlSecondsAfterFinished`).
+One that never comes up cannot do so, and whoever asked for it may be gone: until its container runs the Job has a
+deadline, which each session that gets the agent lifts.
 
     list pods ── one runs ──────────────────────────────────────────────────▶ join
         └─ none ── create the Job ── made ── watch ── its container runs ───▶ begin
@@ -19,6 +21,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -59,6 +62,8 @@ _SILENT_S = 5.0
 """A node that has shown nothing for so long is asked after."""
 _NOBODY = 65534
 """An agent without a target needs no rights, and so may run where PodSecurity is `restricted`."""
+_ABANDONED_S = 30
+"""How long a Job stays after its startup timeout if nobody lifts its deadline: more than lifting it ever takes."""
 _GRACE_PERIOD_S = 2
 """Between SIGTERM and SIGKILL; the agent needs some milliseconds."""
 
@@ -176,6 +181,7 @@ def manifest(wish: Wish) -> dict[str, Any]:
         "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "spec": {
             "backoffLimit": 0,
+            "activeDeadlineSeconds": math.ceil(settings.startup_timeout_s) + _ABANDONED_S,
             "ttlSecondsAfterFinished": settings.ttl_s,
             "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
         },
@@ -295,7 +301,9 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     for pod in pods:
         if isinstance(failures.judge(pod), Running):
             await tell(f"joining the agent in pod {pod['metadata']['name']}")
-            return Agent(wish.namespace, name, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
+            running = Agent(wish.namespace, name, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
+            if await _lift_deadline(api, running):
+                return running
     job, is_begun = await _create_or_get(api, wish, tell)
     if job is None:
         return None
@@ -303,6 +311,8 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     is_up = False
     try:
         pod_name = await _Start(api, wish, agent, tell).run()
+        if pod_name and not await _lift_deadline(api, agent):
+            pod_name = ""
         is_up = True
     finally:
         if not is_up and is_begun:
@@ -365,6 +375,21 @@ async def _wait_gone(api: Api, agent: Agent) -> None:
             async for kind, job in events:
                 if (kind == "DELETED") == (job["metadata"]["uid"] == agent.job_uid):
                     return
+
+
+async def _lift_deadline(api: Api, agent: Agent) -> bool:
+    """Lets that very Job run for as long as it likes; whether it is still there."""
+    lifted: Object = {"metadata": {"uid": agent.job_uid}, "spec": {"activeDeadlineSeconds": None}}
+    try:
+        await api.patch(f"{_jobs_path(agent.namespace)}/{agent.job}", lifted)
+    except ApiError as error:
+        # Another Job of the name is a conflict; before Kubernetes 1.24 it was an invalid change of its uid.
+        if error.status in (404, 409) or (error.status == 422 and "metadata.uid" in error.message):
+            return False
+        if error.status == 403 and not agent.is_begun:
+            return True  # whoever began it may, and has
+        raise
+    return True
 
 
 async def remove(api: Api, agent: Agent) -> None:

@@ -235,10 +235,7 @@ class Api:
         except msgspec.DecodeError:
             found = None
         if not isinstance(found, dict):
-            raise Unreachable(
-                f"{self.access.server} answers, but not as an API server does: correct the server in kubeconfig, "
-                "or log in where a portal asks for it"
-            )
+            raise _no_api_server(self.access)
         return found
 
     async def _content(
@@ -515,7 +512,14 @@ def _pause(response: httpcore.Response) -> float | None:
         return None
 
 
-def _refusal(access: Access, response: httpcore.Response, content: bytes) -> ApiError:
+def _no_api_server(access: Access) -> Unreachable:
+    return Unreachable(
+        f"{access.server} answers, but not as an API server does: correct the server in kubeconfig, "
+        "or log in where a portal asks for it"
+    )
+
+
+def _refusal(access: Access, response: httpcore.Response, content: bytes) -> ApiError | Unreachable:
     """What an answer other than a success means."""
     try:
         status = msgspec.json.decode(content)
@@ -523,6 +527,8 @@ def _refusal(access: Access, response: httpcore.Response, content: bytes) -> Api
         status = None
     if isinstance(status, dict) and status.get("kind") == "Status":
         return _error_of(status, response.status)
+    if response.status == 404 and content.lstrip().startswith(b"<"):  # an API server has no such pages
+        return _no_api_server(access)
     text = " ".join(content.decode(errors="replace").split())[:200]
     return ApiError(response.status, "", text or f"{access.server} says no more than {response.status}")
 

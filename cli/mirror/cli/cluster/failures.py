@@ -22,6 +22,8 @@ _RBAC = re.compile(
 )
 _QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,\s]+), (?P<figures>requested: .*)")
 _QUOTA_WANTS = re.compile(r"failed quota: (?P<quota>[^:\s]+): must specify (?P<resources>.*)")
+_LIMITS = re.compile(r"(?:(?:minimum|maximum) \S+ usage|\S+ max limit to request ratio) per \S+ is .*")
+"""plugin/pkg/admission/limitranger"""
 _POD_SECURITY = re.compile(r'violates PodSecurity "(?P<level>[^":]+)(?::[^"]*)?": (?P<rules>.*)')
 _WEBHOOK = re.compile(
     r'admission webhook "(?P<name>[^"]+)" denied the request(?: without explanation)?:? ?(?P<said>.*)'
@@ -98,10 +100,15 @@ def explain_refused_pod(message: str, namespace: str) -> str:
             f"the quota {found['quota']} of namespace {namespace} wants the agent's pod to specify "
             f"{found['resources']}; do so under agent.resources in the configuration file"
         )
+    if found := _LIMITS.search(text):
+        return (
+            f"a LimitRange of namespace {namespace} refuses the agent's pod ({found[0].rstrip(']')}); keep to it with "
+            f"agent.resources in the configuration file, or put the agent into another namespace with --agent-namespace"
+        )
     if found := _POD_SECURITY.search(text):
         return (
-            f"PodSecurity {found['level']} of namespace {namespace} refuses the agent's pod ({found['rules']}); "
-            f"{_ELSEWHERE}"
+            f"PodSecurity {found['level']} of namespace {namespace} refuses the agent's pod ({found['rules']}); put it "
+            f"into another namespace with --agent-namespace, as beside a pod it needs hostPID whatever else is left out"
         )
     if found := _WEBHOOK.search(text):
         said = found["said"] or "it does not say why"
@@ -195,7 +202,7 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
         return Refused(f"the agent's container cannot be made ({reason}{f': {text}' if text else ''}); {_ELSEWHERE}")
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _say_unscheduled(condition, status)
+            return _say_unscheduled(condition, pod)
     if not spec.get("nodeName"):
         return Waiting("the agent's pod to be scheduled")
     return Waiting(f"node {spec['nodeName']} to start the agent's container")
@@ -255,14 +262,26 @@ def _say_image(image: str, reason: str, message: str) -> str:
     )
 
 
-def _say_unscheduled(condition: Mapping[str, Any], status: Mapping[str, Any]) -> Waiting:
+_REMEDIES = (
+    (
+        "Insufficient|Too many pods",
+        "lower agent.resources, give it an agent.priority_class, or choose a pod on another node",
+    ),
+    ("taint", "let it be there with agent.tolerations, or choose a pod on another node"),
+    ("node selector|affinity", "correct agent.node_selector"),
+)
+"""What helps when no node would take the agent's pod, by the first of the scheduler's words that is there."""
+
+
+def _say_unscheduled(condition: Mapping[str, Any], pod: Mapping[str, Any]) -> Waiting:
     text = in_one_line(condition.get("message", "")) or condition.get("reason", "Unschedulable")
-    if status.get("nominatedNodeName"):
-        return Waiting(f"room for the agent's pod on node {status['nominatedNodeName']}")
+    if node := pod.get("status", {}).get("nominatedNodeName"):
+        return Waiting(f"room for the agent's pod on node {node}")
+    remedy = next((remedy for words, remedy in _REMEDIES if re.search(words, text)), "")
+    if not remedy or ("node_selector" in remedy and not pod["spec"].get("nodeSelector")):
+        remedy = "choose a pod on another node"
     return Waiting(
-        f"the agent's pod to be scheduled ({text})",
-        f"the agent's pod cannot be scheduled ({text}); lower agent.resources, give it an agent.priority_class, or "
-        f"choose a pod on another node",
+        f"the agent's pod to be scheduled ({text})", f"the agent's pod cannot be scheduled ({text}); {remedy}"
     )
 
 

@@ -175,6 +175,45 @@ def say_why_unready(pod: Object) -> str:
     return f"is {phase.lower()}"
 
 
+def say_none_ready(reference: Reference, namespace: str, spec: Object, pods: Sequence[Object]) -> str:
+    """Why a target has no ready pod, and what to do.
+
+    Args:
+        reference: The target.
+        namespace: Where it is.
+        spec: Of the object that it names; empty for `label`.
+        pods: All of its pods; none is ready.
+    """
+    where = f"in namespace {namespace}"
+    kubectl = f"`kubectl -n {namespace}"
+    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    if not staying and spec.get("replicas") == 0:
+        last = ", and its last pods are being removed" if pods else ""
+        return f"{reference} {where} is scaled to 0{last}; {kubectl} scale {reference} --replicas=1` gives it a pod"
+    if not pods:
+        if reference.kind.name == "label":
+            return f"no pod {where} has the labels {reference.name}; look for a misspelling"
+        if reference.kind.name == "service":
+            wanted = format_selector({"matchLabels": spec["selector"]})
+            return (
+                f"no pod {where} has the labels {wanted}, which {reference} selects; start what it is to serve, or "
+                f"correct its selector"
+            )
+        return f"{reference} {where} has no pods; {kubectl} describe {reference}` says why"
+    if not staying:
+        if reference.kind.name == "pod":
+            return f"{reference} {where} is being removed; name another, or the object that makes such pods"
+        return f"the pods of {reference} {where} are all being removed; wait for those that take their place"
+    reasons = "; ".join(list(dict.fromkeys(say_why_unready(pod) for pod in staying))[:3])
+    if all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in staying):
+        remedy = "begin it anew, or name one that runs"
+    else:
+        remedy = "wait for it, or mend it" if len(staying) == 1 else "wait for one, or mend them"
+    if len(staying) == 1:
+        return f"pod {staying[0]['metadata']['name']} {where} is not ready ({reasons}); {remedy}"
+    return f"none of the {len(staying)} pods of {reference} {where} is ready ({reasons}); {remedy}"
+
+
 def _say_state(entry: Object) -> str:
     """The state of one container that does not run."""
     state = entry.get("state") or {}
@@ -253,6 +292,8 @@ async def find(api: Api, reference: Reference, namespace: str) -> Found:
         if not ready:
             raise await _explain_unready(api, reference, namespace, pods)
     except ApiError as error:
+        if error.status == 403 and (unknown := await _explain_namespace(api, namespace)) is not None:
+            raise unknown from None  # nobody has rights in it
         raise TargetError(failures.explain(error, f"look for {reference}", namespace)) from None
     place = choose_container(ready[0], reference.container)
     return Found(place, (place, *_others(ready[1:], place.container)))
@@ -354,19 +395,10 @@ async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> Ta
 
 async def _explain_unready(api: Api, reference: Reference, namespace: str, pods: Sequence[Object]) -> TargetError:
     """Why no pod is ready."""
-    where = f"in namespace {namespace}"
-    if not pods:
-        has_labels = f"no pod {where} has the labels {reference.name}; look for a misspelling"
-        has_pods = f"{reference} {where} has no pods; is it scaled to 0?"
-        return await _explain_namespace(api, namespace) or TargetError(
-            has_labels if reference.kind.name == "label" else has_pods
-        )
-    reasons = "; ".join(list(dict.fromkeys(say_why_unready(pod) for pod in pods))[:3])
-    if len(pods) == 1:
-        return TargetError(
-            f"pod {pods[0]['metadata']['name']} {where} is not ready ({reasons}); wait for it, or mend it"
-        )
-    return TargetError(f"none of the {len(pods)} pods of {reference} {where} is ready ({reasons}); mend them")
+    if not pods and (unknown := await _explain_namespace(api, namespace)) is not None:
+        return unknown
+    spec = (await _get(api, reference, namespace))["spec"] if reference.kind.paths else {}
+    return TargetError(say_none_ready(reference, namespace, spec, pods))
 
 
 async def _explain_namespace(api: Api, namespace: str) -> TargetError | None:

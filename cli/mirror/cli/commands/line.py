@@ -279,6 +279,7 @@ def doctor_command(call: click.Context, namespace: str, context: str, kubeconfig
     ok    it works
     less  something less works, which the line says
     no    targets of the cluster cannot be mirrored; the exit status is 125 then
+    info  nothing depends on it, or it could not be found out
     """  # noqa: D301 - click wants the control character
     from mirror.cli.commands import cluster, doctor
 
