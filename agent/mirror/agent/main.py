@@ -8,7 +8,8 @@ times as long as all the rest. The agent ends when its client does.
 
     python -m mirror.agent --listen PORT (--container ID | --pid N | --targetless)
 
-serves all who connect to that port of its own loopback, and ends some time after the last of them has gone.
+serves all who connect to that port of its own loopback, and ends some time after the last of them has gone. With
+`--identity FILE` it serves only who has the secret that it puts there.
 
 Either ends by SIGTERM, or when its worker is lost. Where it cannot serve, the last line on stderr and the `Goodbye` on
 each connection are one sentence, and the exit status is 1 (2 for a wrong command line).
@@ -28,7 +29,7 @@ from collections.abc import Sequence
 
 from mirror.agent import container, service, worker_process
 from mirror.agent.container import ContainerNotFound
-from mirror.agent.gate import Gate
+from mirror.agent.gate import Gate, IdentityError
 from mirror.agent.options import FROM_INPUT, USAGE, Options, parse
 from mirror.agent.target import Target, TargetError
 
@@ -46,10 +47,15 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{USAGE}\nmirror agent: {error}", file=sys.stderr)
         return 2
     _end_quietly()
+    if options.identity:
+        from mirror.agent import identity
+
+        if not options.is_targetless:
+            identity.hide()
     if gate is None:
         assert options.port is not None
         try:
-            gate = Gate.listening(options.port)
+            gate = Gate.listening(options.port, is_direct=options.is_direct)
         except OSError as error:
             print(f"mirror's agent cannot listen on port {options.port}: {error.strerror}", file=sys.stderr)
             return 1
@@ -59,8 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         target = _open_target(number, options)
         worker_pid, link = worker_process.start(target, options.features)
+        if options.identity:
+            gate.guard = identity.make(options.identity, gate.port)  # the worker does not know it
         target.enter_user_namespace()
-    except (TargetError, ContainerNotFound) as error:
+    except (TargetError, ContainerNotFound, IdentityError) as error:
         return _refuse(gate, str(error))
     failure = service.run(target, worker_pid, link, gate, options)
     if failure is not None:

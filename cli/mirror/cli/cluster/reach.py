@@ -1,0 +1,80 @@
+"""The connection to an agent: by a port-forward or directly, and with its secret where others can reach it too."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import trio
+
+from mirror.cli.cluster import agents, identity
+from mirror.cli.cluster.agents import Agent
+from mirror.cli.cluster.api import Api, ApiError
+from mirror.cli.cluster.identity import GuardedStream
+from mirror.cli.cluster.podexec import CommandFailed
+from mirror.cli.cluster.portforward import PortStream, open_port
+from mirror.cli.errors import TargetError
+
+_CONNECTS_WITHIN_S = 10.0
+
+
+async def identify(api: Api, agent: Agent) -> Agent:
+    """The agent with what it takes to reach it. Waits until it has its secret.
+
+    Raises:
+        ApiError: No permission, or the container does not run any more.
+        Unreachable: The API server cannot be reached.
+    """
+    if not agent.is_guarded or agent.identity is not None:
+        return agent
+    address = ""
+    if agent.is_direct:
+        pod = await api.get(f"/api/v1/namespaces/{agent.namespace}/pods/{agent.pod}")
+        address = pod["status"].get("podIP", "")
+    try:
+        found = await identity.fetch(api, agent.namespace, agent.pod, agent.container)
+    except CommandFailed as error:
+        raise ApiError(500, "", f"the agent's secret cannot be read: {error}") from None
+    return dataclasses.replace(agent, identity=found, address=address)
+
+
+async def open_agent(api: Api, agent: Agent) -> PortStream | GuardedStream:
+    """A stream to an agent that has been identified. It is known only later whether the agent is there: see `failure`.
+
+    Raises:
+        TargetError: Its address cannot be reached from here, or somebody else is there.
+        ApiError, Unreachable: As `open_port`.
+    """
+    if agent.identity is None:
+        return await open_port(api, agent.namespace, agent.pod, agents.PORT)
+    place = f"the pod {agent.namespace}/{agent.pod}"
+    port = agent.identity.port
+    below: trio.abc.Stream
+    if agent.is_direct:
+        below = await _connect(agent.address, port, place)
+    else:
+        below = await open_port(api, agent.namespace, agent.pod, port)
+    stream = GuardedStream(below, agent.identity, place)
+    try:
+        await stream.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream
+
+
+async def _connect(address: str, port: int, place: str) -> trio.abc.Stream:
+    """A connection to a pod's address."""
+    try:
+        with trio.fail_after(_CONNECTS_WITHIN_S):
+            return await trio.open_tcp_stream(address, port)
+    except trio.TooSlowError:
+        why = "no answer"
+    except OSError as error:
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        if isinstance(cause, ConnectionRefusedError):  # it was there when its secret was read
+            raise ApiError(503, "", f"nothing listens on port {port} of {place}") from None
+        why = cause.strerror or str(cause)
+    raise TargetError(
+        f"{place} cannot be reached from this machine at its address {address}, port {port} ({why}); leave out "
+        "--agent-transport direct, or see to your VPN and the cluster's network policies"
+    )
