@@ -30,7 +30,9 @@ from tests.agent.actors import ListeningAgent, listen_agent, needs_root, open_ta
 
 PATIENCE_S = 20.0
 HELLO = encode_frame(0, m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION))
-CONTAINERS_ROOT = "chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,mknod"
+CONTAINERS_ROOT = (
+    "chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,mknod"
+)
 """What runtimes let a container's root do."""
 
 

@@ -21,10 +21,12 @@ hold of the target, forks the worker and enters the target's user namespace.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
 
 from mirror.agent import container, service, worker_process
@@ -32,6 +34,8 @@ from mirror.agent.container import ContainerNotFound
 from mirror.agent.gate import Gate, IdentityError
 from mirror.agent.options import FROM_INPUT, USAGE, Options, parse
 from mirror.agent.target import Target, TargetError
+
+_REAPS_WITHIN_S = 1.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,9 +72,14 @@ def main(arguments: Sequence[str]) -> int:
         if options.identity:
             gate.guard = identity.make(options.identity, gate.port)  # the worker does not know it
         target.enter_user_namespace()
-    except (TargetError, ContainerNotFound, IdentityError) as error:
+    except (TargetError, ContainerNotFound) as error:
+        return _refuse(gate, str(error))
+    except IdentityError as error:
+        link.close()
+        _reap_children()
         return _refuse(gate, str(error))
     failure = service.run(target, worker_pid, link, gate, options)
+    _reap_children()
     if failure is not None:
         return _refuse(gate, failure)
     return 0
@@ -105,6 +114,18 @@ def _end_quietly() -> None:
     """
     for number in signal.SIGINT, signal.SIGTERM:
         signal.signal(number, lambda *_: os._exit(0))
+
+
+def _reap_children() -> None:
+    """Waits until the worker, which ends with its link, is gone. Not for long: it may hang in a dead file system.
+
+    Among a target's processes it would else be left to the target's first one, which may never ask after it.
+    """
+    give_up_at = time.monotonic() + _REAPS_WITHIN_S
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < give_up_at:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.002)
 
 
 def _refuse(gate: Gate, sentence: str) -> int:

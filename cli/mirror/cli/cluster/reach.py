@@ -50,7 +50,8 @@ async def open_agent(api: Api, agent: Agent) -> PortStream | GuardedStream:
     port = agent.identity.port
     below: trio.abc.Stream
     if agent.is_direct:
-        below = await _connect(agent.address, port, place)
+        place = f"{agent.address}, the address of {place},"
+        below = await _connect(agent.address, port)
     else:
         below = await open_port(api, agent.namespace, agent.pod, port)
     stream = GuardedStream(below, agent.identity, place)
@@ -62,19 +63,24 @@ async def open_agent(api: Api, agent: Agent) -> PortStream | GuardedStream:
     return stream
 
 
-async def _connect(address: str, port: int, place: str) -> trio.abc.Stream:
+async def _connect(address: str, port: int) -> trio.SocketStream:
     """A connection to a pod's address."""
+    family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
+    connection = trio.socket.socket(family, trio.socket.SOCK_STREAM)
     try:
         with trio.fail_after(_CONNECTS_WITHIN_S):
-            return await trio.open_tcp_stream(address, port)
-    except trio.TooSlowError:
-        why = "no answer"
-    except OSError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        if isinstance(cause, ConnectionRefusedError):  # it was there when its secret was read
-            raise ApiError(503, "", f"nothing listens on port {port} of {place}") from None
-        why = cause.strerror or str(cause)
-    raise TargetError(
-        f"{place} cannot be reached from this machine at its address {address}, port {port} ({why}); leave out "
-        "--agent-transport direct, or see to your VPN and the cluster's network policies"
-    )
+            await connection.connect((address, port))
+        return trio.SocketStream(connection)
+    except ConnectionRefusedError:  # it was there when its secret was read
+        connection.close()
+        raise ApiError(503, "", f"nothing listens on port {port} of {address}") from None
+    except (OSError, trio.TooSlowError) as error:
+        connection.close()
+        why = error.strerror if isinstance(error, OSError) else f"no answer within {_CONNECTS_WITHIN_S:.0f} s"
+        raise TargetError(
+            f"the agent cannot be reached from this machine at its pod's address {address}, port {port} ({why}); leave "
+            "out --agent-transport direct, or see to your VPN and the cluster's network policies"
+        ) from None
+    except BaseException:
+        connection.close()
+        raise
