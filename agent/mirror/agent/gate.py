@@ -1,7 +1,7 @@
 """Where the agent's clients come from: one connection that was inherited, or a listener.
 
-Nobody but a port-forward reaches the loopback of the agent's own pod, so whoever comes there is let in. Where others can
-come too, a guarded gate lets in who proves to have the agent's secret (`identity`): not a byte of others is looked at.
+Nobody but a port-forward reaches the loopback of the agent's own pod, so whoever comes there is let in. Where others
+can come too, a guarded gate lets in who proves to have the agent's secret (`identity`): nothing of others is looked at.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
 """The secret by which an agent and its clients know each other, where others can reach the agent's port too.
 
 It is one key with one certificate, made at the agent's start. Both sides present the certificate and trust no other
-(TLS 1.3), so that whoever has the key is served and believed, and nobody else is. It lies in one file of the agent's own
-container, from where a client fetches it through `pods/exec`; this is the command for it:
+(TLS 1.3), so that whoever has the key is served and believed, and nobody else is. It lies in one file of the agent's
+own container, from where a client fetches it through `pods/exec`; this is the command for it:
 
     python -m mirror.agent.identity FILE
 
 The containers of a pod share their network, their /dev/shm and, beside a target, their processes, but not their root
-directories. What leads into another's (/proc/PID/root, /proc/PID/mem and the like) the kernel opens to the same user with
-no fewer capabilities, hence `hide`, which leaves it to those who have CAP_SYS_PTRACE. They need no agent.
+directories. What leads into another's (/proc/PID/root, /proc/PID/mem and the like) the kernel opens to the same user
+with no fewer capabilities. An agent has some that its target lacks, but for one in a cluster that gives it none; that
+one is kept shut by `hide`, some milliseconds after its start. Who is root in the target and quicker than that gains
+nothing: such an agent may do no more than the target's root. Who has CAP_SYS_PTRACE needs no agent.
 
 Imported only where it is wanted: cryptography takes 50 ms.
 """
@@ -36,7 +38,7 @@ _DAYS = 365
 
 
 def hide() -> None:
-    """Keeps what is in this process, and what it leads to, from others of the same user, from here on and in children."""
+    """Keeps others of the same user out of this process and what it leads to, from here on and in its children."""
     libc.prctl(libc.PR_SET_DUMPABLE, 0)
 
 

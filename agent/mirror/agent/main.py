@@ -28,12 +28,16 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mirror.agent import container, service, worker_process
 from mirror.agent.container import ContainerNotFound
 from mirror.agent.gate import Gate, IdentityError
 from mirror.agent.options import FROM_INPUT, USAGE, Options, parse
 from mirror.agent.target import Target, TargetError
+
+if TYPE_CHECKING:
+    import ssl
 
 _REAPS_WITHIN_S = 1.0
 
@@ -51,11 +55,8 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{USAGE}\nmirror agent: {error}", file=sys.stderr)
         return 2
     _end_quietly()
-    if options.identity:
-        from mirror.agent import identity
-
-        if not options.is_targetless:
-            identity.hide()
+    if options.identity and not options.is_targetless:
+        _hide()
     if gate is None:
         assert options.port is not None
         try:
@@ -69,12 +70,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         target = _open_target(number, options)
         worker_pid, link = worker_process.start(target, options.features)
-        if options.identity:
-            gate.guard = identity.make(options.identity, gate.port)  # the worker does not know it
-        target.enter_user_namespace()
     except (TargetError, ContainerNotFound) as error:
         return _refuse(gate, str(error))
-    except IdentityError as error:
+    try:
+        if options.identity:
+            gate.guard = _make_identity(options.identity, gate.port)  # the worker does not know it
+        target.enter_user_namespace()
+    except (TargetError, IdentityError) as error:
         link.close()
         _reap_children()
         return _refuse(gate, str(error))
@@ -83,6 +85,20 @@ def main(arguments: Sequence[str]) -> int:
     if failure is not None:
         return _refuse(gate, failure)
     return 0
+
+
+def _hide() -> None:
+    """See `identity.hide`."""
+    from mirror.agent import identity
+
+    identity.hide()
+
+
+def _make_identity(path: str, port: int) -> ssl.SSLContext:
+    """See `identity.make`."""
+    from mirror.agent import identity
+
+    return identity.make(path, port)
 
 
 def _open_target(pid: int, options: Options) -> Target:

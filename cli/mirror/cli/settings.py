@@ -30,7 +30,7 @@ class AgentSettings:
     """How an agent is run in a cluster. Where something is empty the cluster, or mirror, has a default."""
 
     is_ephemeral: bool = False
-    """Whether it is an ephemeral container of the target's pod, to which little of the rest here applies; else a Job."""
+    """Whether it is an ephemeral container of the target's pod, to which not all of this applies; else a Job."""
     transport: str = "forward"
     """One of `TRANSPORTS`: whether it is reached through the API server or at its pod's address."""
     image: str = ""

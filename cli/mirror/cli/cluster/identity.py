@@ -123,7 +123,7 @@ class GuardedStream(trio.abc.Stream):
         await self._stream.aclose()
 
     def _explain(self, error: trio.BrokenResourceError) -> None:
-        """TLS errors are told from those of the connection: the other side has not the secret, or says that we have not."""
+        """Errors of TLS are told from those of the connection: one side finds that the other has not the secret."""
         if isinstance(error.__cause__, ssl.SSLError) and not isinstance(error.__cause__, ssl.SSLEOFError):
             self._impostor = TargetError(
                 f"what listens on port {self._port} of {self._place} does not have the secret of mirror's agent, so it "

@@ -52,13 +52,13 @@ async def run(api: Api, namespace: str, pod: str, container: str, command: Seque
         Unreachable: The API server cannot be reached.
     """
     streams = _Streams()
+    output = outcome = b""
     path = f"/api/v1/namespaces/{namespace}/pods/{pod}/exec"
     parameters = {"container": container, "command": tuple(command), "stdout": "true", "stderr": "true"}
     upgraded = await api.upgrade("GET", path, parameters, streams.headers())
     try:
         if not streams.accepts(upgraded.headers):
             raise ApiError(101, "", f"{api.access.server} runs no commands")
-        output = outcome = b""
         buffer = memoryview(bytearray(READ_BYTES))
         with trio.fail_after(WITHIN_S):
             received = streams.receive(upgraded.leading)

@@ -1,4 +1,4 @@
-"""The connection to an agent: by a port-forward or directly, and with its secret where others can reach it too."""
+"""The connection to an agent that others can reach too: by a port-forward or directly, and proven by its secret."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import dataclasses
 
 import trio
 
-from mirror.cli.cluster import agents, identity
+from mirror.cli.cluster import identity
 from mirror.cli.cluster.agents import Agent
 from mirror.cli.cluster.api import Api, ApiError
 from mirror.cli.cluster.identity import GuardedStream
 from mirror.cli.cluster.podexec import CommandFailed
-from mirror.cli.cluster.portforward import PortStream, open_port
+from mirror.cli.cluster.portforward import open_port
 from mirror.cli.errors import TargetError
 
 _CONNECTS_WITHIN_S = 10.0
@@ -24,7 +24,7 @@ async def identify(api: Api, agent: Agent) -> Agent:
         ApiError: No permission, or the container does not run any more.
         Unreachable: The API server cannot be reached.
     """
-    if not agent.is_guarded or agent.identity is not None:
+    if agent.identity is not None:
         return agent
     address = ""
     if agent.is_direct:
@@ -37,17 +37,17 @@ async def identify(api: Api, agent: Agent) -> Agent:
     return dataclasses.replace(agent, identity=found, address=address)
 
 
-async def open_agent(api: Api, agent: Agent) -> PortStream | GuardedStream:
-    """A stream to an agent that has been identified. It is known only later whether the agent is there: see `failure`.
+async def open_guarded(api: Api, agent: Agent) -> GuardedStream:
+    """A stream to an agent that has been identified. If it is not there, or not the agent, there is a `failure`.
 
     Raises:
-        TargetError: Its address cannot be reached from here, or somebody else is there.
-        ApiError, Unreachable: As `open_port`.
+        TargetError: Its address cannot be reached from here.
+        ApiError: Nothing listens at its address; or as `open_port`.
+        Unreachable: The API server cannot be reached.
     """
-    if agent.identity is None:
-        return await open_port(api, agent.namespace, agent.pod, agents.PORT)
-    place = f"the pod {agent.namespace}/{agent.pod}"
+    assert agent.identity is not None
     port = agent.identity.port
+    place = f"the pod {agent.namespace}/{agent.pod}"
     below: trio.abc.Stream
     if agent.is_direct:
         place = f"{agent.address}, the address of {place},"

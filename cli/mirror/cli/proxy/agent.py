@@ -21,8 +21,8 @@ class Agent(Protocol):
     Attributes:
         probes: Of its target, once it is connected.
         name: What it is beside, for sentences.
-        reasons: For each capability that it cannot have though it was wanted, a sentence better than its own; known once it
-            is connected.
+        reasons: For each capability that it cannot have though it was wanted, a better sentence than its own; known
+            once it is connected.
         replicas: Agents for the other pods of its target, none of them begun; known once it is connected.
     """
 

@@ -13,7 +13,7 @@ from mirror.cli.cluster.access import find_access
 from mirror.cli.cluster.api import Api, ApiError, open_api
 from mirror.cli.cluster.failures import Refused, Running
 from mirror.cli.cluster.identity import GuardedStream
-from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream
+from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream, open_port
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.cluster.targets import Found, Place
 from mirror.cli.errors import MirrorError, TargetError
@@ -69,8 +69,11 @@ class ClusterAgent:
                     self._agent = await self._start(self._api, tell)
                     self._listens_by = trio.current_time() + _LISTENS_WITHIN_S
                 try:
-                    self._agent = await reach.identify(self._api, self._agent)
-                    self._stream = await reach.open_agent(self._api, self._agent)
+                    if self._agent.is_guarded:
+                        self._agent = await reach.identify(self._api, self._agent)
+                        self._stream = await reach.open_guarded(self._api, self._agent)
+                    else:
+                        self._stream = await open_port(self._api, self._agent.namespace, self._agent.pod, agents.PORT)
                 except ApiError as error:
                     if error.status == 403:
                         raise
@@ -119,7 +122,8 @@ class ClusterAgent:
         image = agent.image or agents.default_image()
         needs_incoming = self._settings.needs_incoming
         wish = agents.Wish(place, agent.namespace or namespace, self._features, agent, image, needs_incoming)
-        begun = await (ephemeral if agent.is_ephemeral else agents).start(api, wish, tell)
+        start = ephemeral.start if agent.is_ephemeral else agents.start
+        begun = await start(api, wish, tell)
         self.reasons = begun.reasons
         if "incoming" in self.reasons:
             self.replicas = ()
