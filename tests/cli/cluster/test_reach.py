@@ -50,10 +50,11 @@ class Pod:
         return failure(404, "NotFound", "nothing")
 
     async def upgrade(self, stream: trio.abc.Stream, asked: Asked) -> Answer | None:
-        if not asked.path.endswith("/portforward"):
-            return await self.run(stream, asked)
         try:
-            await forward(stream, asked)
+            if asked.path.endswith("/portforward"):
+                await forward(stream, asked)
+            else:
+                await self.run(stream, asked)
         except* (trio.ClosedResourceError, trio.BrokenResourceError):
             pass  # agent and client close it at the same time
         return None
