@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from mirror.cli.cluster.rights import role
 from tests.e2e import workloads
-from tests.e2e.cluster import GONE_WITHIN_S, WITHIN_S, Cluster, wait_until
+from tests.e2e.cluster import GONE_WITHIN_S, MIRROR, WITHIN_S, Cluster, wait_until
 from tests.e2e.test_refusals import refusal
 from tests.e2e.test_rights import USER, rights, without
 
@@ -179,6 +179,10 @@ def test_incoming_traffic_as_far_as_the_version_has_it(quiet: Cluster) -> None:
 def test_a_second_session_joins_and_a_later_one_gets_another(quiet: Cluster) -> None:
     with session(quiet):
         (name,) = running(quiet)
+        listed = subprocess.run(
+            [*MIRROR, "agents", "-n", quiet.namespace], env=quiet.variables, capture_output=True, text=True, check=True
+        ).stdout
+        assert f"{name}   {quiet.namespace}/{pod_name(quiet)}/app   running" in listed
         second = quiet.run(TARGET, "sh", "-c", "echo $COLOUR", options=[*EPHEMERAL, "-v"])
         assert second.stdout == "blue\n"
         assert f"joining the agent in ephemeral container {name}" in second.stderr
