@@ -15,6 +15,8 @@ from mirror.cli.cluster.portforward import open_port
 from mirror.cli.errors import TargetError
 
 _CONNECTS_WITHIN_S = 10.0
+_PROVES_WITHIN_S = 30.0
+"""A busy node may take a while over it."""
 
 
 async def identify(api: Api, agent: Agent) -> Agent:
@@ -41,7 +43,7 @@ async def open_guarded(api: Api, agent: Agent) -> GuardedStream:
     """A stream to an agent that has been identified. If it is not there, or not the agent, there is a `failure`.
 
     Raises:
-        TargetError: Its address cannot be reached from here.
+        TargetError: Its address cannot be reached from here, or it does not answer.
         ApiError: Nothing listens at its address; or as `open_port`.
         Unreachable: The API server cannot be reached.
     """
@@ -50,13 +52,17 @@ async def open_guarded(api: Api, agent: Agent) -> GuardedStream:
     place = f"the pod {agent.namespace}/{agent.pod}"
     below: trio.abc.Stream
     if agent.is_direct:
-        place = f"{agent.address}, the address of {place},"
+        place = f"{agent.address}, the address of {place}"
         below = await _connect(agent.address, port)
     else:
         below = await open_port(api, agent.namespace, agent.pod, port)
     stream = GuardedStream(below, agent.identity, place)
     try:
-        await stream.do_handshake()
+        with trio.fail_after(_PROVES_WITHIN_S):
+            await stream.do_handshake()
+    except trio.TooSlowError:
+        await trio.aclose_forcefully(stream)
+        raise TargetError(f"the agent in {place} did not answer within {_PROVES_WITHIN_S:.0f} s; try again") from None
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
