@@ -24,9 +24,11 @@ from mirror.cli.cluster import identity as users_identity
 from mirror.cli.cluster.identity import GuardedStream, Identity
 from mirror.cli.errors import TargetError
 from mirror.protocol import messages as m
+from mirror.protocol.features import FEATURES, linux_capabilities
 from mirror.protocol.frame import encode_frame
 from mirror.protocol.stream import Peer
 from tests.agent.actors import ListeningAgent, listen_agent, needs_root, open_target
+from tests.agent.test_features import CONTAINER_CAPABILITIES, connect_in, with_only
 
 PATIENCE_S = 20.0
 HELLO = encode_frame(0, m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION))
@@ -296,6 +298,27 @@ async def test_a_root_beside_it_cannot_look_into_it(file: Path) -> None:
                 children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text().split()
                 assert children
                 assert await trio.to_thread.run_sync(look_into, agent.process.pid, *map(int, children)) == []
+
+
+@needs_root
+async def test_nor_into_one_that_has_privileges(file: Path) -> None:
+    """Nor into the process that holds its rules, which has executed another program."""
+    with open_target(unshare_network=True, capabilities=CONTAINER_CAPABILITIES) as target:
+        enter = ["nsenter", "--target", str(target.pid), "--net", "--"]
+        limit = [*enter, *with_only(linux_capabilities(FEATURES, in_the_pod=True))]
+        with listen_agent("--pid", str(target.pid), "--identity", str(file), limit=limit) as agent:
+            identity = await trio.to_thread.run_sync(fetch, file)
+            connection = trio.socket.from_stdlib_socket(connect_in(target, identity.port))
+            stream = GuardedStream(trio.SocketStream(connection), identity, "here")
+            peer = Peer(stream, is_client=True, handler=hear)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(peer.run)
+                await peer.request(m.Subscribe(8080, steal=True))
+                children = Path(f"/proc/{agent.process.pid}/task").glob("*/children")
+                pids = [int(pid) for listed in children for pid in listed.read_text().split()]
+                assert len(pids) == 2
+                assert await trio.to_thread.run_sync(look_into, agent.process.pid, *pids) == []
+                await peer.aclose()
 
 
 def test_without_it_nothing_of_it_is_imported() -> None:
