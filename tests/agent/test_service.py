@@ -206,6 +206,26 @@ async def test_within_the_grace_period_another_client_is_served() -> None:
         assert agent.process.poll() is None
 
 
+AS_FIRST_PROCESS = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+agent = subprocess.Popen([sys.executable, "-m", "mirror.agent", "--listen", "0", *sys.argv[1:]])
+agent.wait()
+try:
+    print("left:", os.waitpid(-1, 0))
+except ChildProcessError:
+    print("nobody")
+"""
+
+
+def test_it_leaves_no_process_to_the_first_one_of_its_namespace() -> None:
+    """Which is the target in a pod's own, and may never ask after it."""
+    with open_target() as target:
+        command = [sys.executable, "-c", AS_FIRST_PROCESS, "--pid", str(target.pid), "--first-client-within", "0"]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert said.splitlines()[-1] == "nobody"
+
+
 async def test_it_ends_if_nobody_comes() -> None:
     with open_target() as target, listen_agent("--pid", str(target.pid), "--first-client-within", "0") as agent:
         assert await agent.wait() == (0, "")

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import trio
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from mirror.cli.cluster import agents
+from mirror.cli.cluster import agents, podexec
 from mirror.cli.cluster.access import find_access
 from mirror.cli.cluster.api import Api, ApiError, Object, Unreachable, open_api
 from mirror.cli.cluster.reference import KINDS
@@ -187,6 +187,10 @@ class Cluster:
 
     def _phase(self, name: str) -> str:
         return str((self.get("pod", name) or {})["status"].get("phase"))
+
+    def run_in_container(self, pod: str, *command: str, container: str = "app") -> str:
+        """Runs a command in a container that runs, and returns what it wrote."""
+        return self.ask(lambda api: podexec.run(api, self.namespace, pod, container, command)).decode()
 
     # --- agents -------------------------------------------------------------------------------------------
 

@@ -152,7 +152,7 @@ class Service:
                 nursery.start_soon(self._end_with_worker, gate)
                 nursery.start_soon(self._tell_of_targets_end, nursery, gate)
                 if gate.connection is not None:
-                    await self._serve(gate.connection)
+                    await self._serve(gate, gate.connection)
                 else:
                     nursery.start_soon(self._admit, nursery, gate)
                     print(f"mirror's agent listens on {gate.address}", flush=True)
@@ -171,11 +171,13 @@ class Service:
 
     async def _admit(self, nursery: trio.Nursery, gate: Gate) -> None:
         while True:
-            nursery.start_soon(self._serve, await gate.accept())
+            nursery.start_soon(self._serve, gate, await gate.accept())
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, gate: Gate, connection: socket.socket) -> None:
         """Serves one client until it is gone. Nothing that goes wrong with it goes any further."""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        stream = await gate.admit(connection)
+        if stream is None:
+            return
         client = Client(stream, self._target, self._worker, self._incoming, self._ready, self._reasons)
         self._clients.add(client)
         self._presence.come()
@@ -192,9 +194,9 @@ class Service:
         except* Exception as group:
             _LOG.error("a client could not be served any more", exc_info=group)
         finally:
-            stream.socket.close()
             self._clients.discard(client)
             self._presence.go()
+            await trio.aclose_forcefully(stream)
 
     # --- what ends them -----------------------------------------------------------------------------------
 

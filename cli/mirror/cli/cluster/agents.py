@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ import trio
 from mirror.cli.cluster import failures
 from mirror.cli.cluster.api import Api, ApiError, Object
 from mirror.cli.cluster.failures import Ended, Refused, Running, Waiting
+from mirror.cli.cluster.identity import FILE, Identity
 from mirror.cli.cluster.targets import AGENT_LABELS, Place
 from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.settings import AgentSettings
@@ -67,6 +69,9 @@ _ABANDONED_S = 30
 _GRACE_PERIOD_S = 2
 """Between SIGTERM and SIGKILL; the agent needs some milliseconds."""
 
+_SECRETS_PLACE = {"name": "identity", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+"""A volume that no other container mounts, for `identity.FILE`."""
+
 Tell = Callable[[str], Awaitable[None]]
 """Shows the user what is being done."""
 
@@ -88,6 +93,8 @@ class Wish:
     features: tuple[str, ...]
     settings: AgentSettings
     image: str
+    needs_incoming: bool = False
+    """Whether an agent without incoming traffic is of no use; none is put where it could not have that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +107,12 @@ class Agent:
         job_uid: Its uid.
         pod: The pod's name.
         is_begun: Whether the Job was made for this session.
+        container: That in which it runs, of its pod. If it is an ephemeral one there is no Job.
+        is_guarded: Whether it serves only who has its secret.
+        is_direct: Whether it is to be reached at its pod's address.
+        identity: That secret, once it is known.
+        address: That address, once it is known.
+        reasons: For a feature that it cannot have though it was wanted, a sentence.
     """
 
     namespace: str
@@ -107,6 +120,16 @@ class Agent:
     job_uid: str
     pod: str
     is_begun: bool
+    container: str = CONTAINER
+    is_guarded: bool = False
+    is_direct: bool = False
+    identity: Identity | None = None
+    address: str = ""
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def judge(self, pod: Object) -> failures.Verdict:
+        """What becomes of it, by what the cluster says of its pod."""
+        return failures.judge(pod if self.job else failures.view_of_ephemeral(pod, self.container))
 
 
 # --- the Job ----------------------------------------------------------------------------------------------
@@ -138,6 +161,8 @@ def name_of(wish: Wish) -> str:
         wish.image,
         settings.is_privileged,
         settings.dropped_capabilities,
+        settings.is_ephemeral,
+        settings.transport,
     ]
     return "mirror-agent-" + hashlib.sha256(json.dumps(differs).encode()).hexdigest()[:16]
 
@@ -171,6 +196,7 @@ def manifest(wish: Wish) -> dict[str, Any]:
         "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
         "tolerations": [dict(toleration) for toleration in settings.tolerations],
         "containers": [_container(wish)],
+        **({"volumes": [_SECRETS_PLACE]} if is_guarded(wish) else {}),
         **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
         **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
         "imagePullSecrets": [{"name": each} for each in settings.image_pull_secrets],
@@ -189,35 +215,55 @@ def manifest(wish: Wish) -> dict[str, Any]:
 
 
 def _container(wish: Wish) -> dict[str, Any]:
-    settings = wish.settings
+    mount = {"name": _SECRETS_PLACE["name"], "mountPath": os.path.dirname(FILE)}
     return {
-        "name": CONTAINER,
+        **container(wish, CONTAINER),
+        "resources": {name: dict(quantities) for name, quantities in wish.settings.resources.items()},
+        "securityContext": {**security_context(wish), "readOnlyRootFilesystem": True},
+        **({"volumeMounts": [mount]} if is_guarded(wish) else {}),
+    }
+
+
+def container(wish: Wish, name: str) -> dict[str, Any]:
+    """What the agent's container is in any pod."""
+    return {
+        "name": name,
         "image": wish.image,
-        "imagePullPolicy": settings.image_pull_policy,
+        "imagePullPolicy": wish.settings.image_pull_policy,
         "args": _arguments(wish),
-        "resources": {name: dict(quantities) for name, quantities in settings.resources.items()},
-        "securityContext": _security_context(wish),
         # Its last words, where reading the pod is enough: the right to read logs is not needed.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
+def is_guarded(wish: Wish) -> bool:
+    """Whether others can reach the agent's port, so that it must serve only who has its secret."""
+    return wish.settings.is_ephemeral or wish.settings.transport == "direct"
+
+
 def _arguments(wish: Wish) -> list[str]:
     """As `mirror.agent.options` reads them."""
+    settings = wish.settings
     arguments = {
-        "--listen": PORT,
+        # In the target's pod no port is ours; which it is, its identity tells.
+        "--listen": 0 if settings.is_ephemeral else PORT,
         **({"--container": wish.place.container_id} if wish.place is not None else {}),
+        **({"--identity": FILE} if is_guarded(wish) else {}),
         "--features": ",".join(wish.features),
         "--grace": wish.settings.grace_s,
         "--first-client-within": wish.settings.first_client_within_s,
     }
-    words = [str(word) for pair in arguments.items() for word in pair]
-    return words if wish.place is not None else [*words, "--targetless"]
+    flags = {"--targetless": wish.place is None, "--direct": settings.transport == "direct"}
+    return [
+        *(str(word) for pair in arguments.items() for word in pair),
+        *(flag for flag, is_wanted in flags.items() if is_wanted),
+    ]
 
 
-def _security_context(wish: Wish) -> dict[str, Any]:
+def security_context(wish: Wish) -> dict[str, Any]:
+    """What the agent's container may do."""
     settings = wish.settings
-    needed = linux_capabilities(wish.features, targetless=wish.place is None)
+    needed = linux_capabilities(wish.features, targetless=wish.place is None, in_the_pod=settings.is_ephemeral)
     added = [capability for capability in needed if capability not in settings.dropped_capabilities]
     # With another uid added capabilities would not be in effect.
     user = 0 if added or wish.place is not None else _NOBODY
@@ -226,7 +272,6 @@ def _security_context(wish: Wish) -> dict[str, Any]:
         "runAsGroup": user,
         "runAsNonRoot": user != 0,
         "capabilities": {"drop": ["ALL"], "add": added},
-        "readOnlyRootFilesystem": True,
         **({"seccompProfile": dict(settings.seccomp_profile)} if settings.seccomp_profile else {}),
         **({"appArmorProfile": dict(settings.app_armor_profile)} if settings.app_armor_profile else {}),
         **({"seLinuxOptions": dict(settings.se_linux_options)} if settings.se_linux_options else {}),
@@ -301,13 +346,13 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     for pod in pods:
         if isinstance(failures.judge(pod), Running):
             await tell(f"joining the agent in pod {pod['metadata']['name']}")
-            running = Agent(wish.namespace, name, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
+            running = _agent(wish, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
             if await _lift_deadline(api, running):
                 return running
     job, is_begun = await _create_or_get(api, wish, tell)
     if job is None:
         return None
-    agent = Agent(wish.namespace, name, job["metadata"]["uid"], "", is_begun)
+    agent = _agent(wish, job["metadata"]["uid"], "", is_begun)
     is_up = False
     try:
         pod_name = await _Start(api, wish, agent, tell).run()
@@ -322,6 +367,13 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
         await _wait_gone(api, agent)
         return None
     return dataclasses.replace(agent, pod=pod_name)
+
+
+def _agent(wish: Wish, job_uid: str, pod: str, is_begun: bool) -> Agent:
+    is_direct = wish.settings.transport == "direct"
+    return Agent(
+        wish.namespace, name_of(wish), job_uid, pod, is_begun, is_guarded=is_guarded(wish), is_direct=is_direct
+    )
 
 
 async def _create_or_get(api: Api, wish: Wish, tell: Tell) -> tuple[Object | None, bool]:
@@ -344,7 +396,7 @@ async def _create_or_get(api: Api, wish: Wish, tell: Tell) -> tuple[Object | Non
     if not _is_over(job):
         return job, False
     await tell("the last agent is being removed")
-    agent = Agent(wish.namespace, name_of(wish), job["metadata"]["uid"], "", is_begun=False)
+    agent = _agent(wish, job["metadata"]["uid"], "", is_begun=False)
     if not job["metadata"].get("deletionTimestamp"):
         await remove(api, agent)
     await _wait_gone(api, agent)

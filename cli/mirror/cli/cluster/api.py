@@ -196,14 +196,18 @@ class Api:
             raise failure
 
     async def upgrade(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, headers: Sequence[tuple[str, str]]
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str | Sequence[str]] | None,
+        headers: Sequence[tuple[str, str]],
     ) -> Upgraded:
         """A connection to a subresource for another protocol. It lives no longer than the Api.
 
         Args:
             method: `GET` or `POST`, as that protocol has it.
             path: The subresource.
-            parameters: As ever.
+            parameters: As ever; what has several values is said several times.
             headers: `Upgrade` and whatever else that protocol wants.
         """
         response = await self._send_again(method, path, parameters, [("Connection", "Upgrade"), *headers])
@@ -286,7 +290,7 @@ class Api:
         self,
         method: str,
         path: str,
-        parameters: Mapping[str, str] | None,
+        parameters: Mapping[str, str | Sequence[str]] | None,
         headers: Sequence[tuple[str, str]],
         data: bytes = b"",
         endless: bool = False,
@@ -309,7 +313,7 @@ class Api:
         authorization: str | None,
         method: str,
         path: str,
-        parameters: Mapping[str, str] | None,
+        parameters: Mapping[str, str | Sequence[str]] | None,
         headers: Sequence[tuple[str, str]],
         data: bytes,
         endless: bool,
@@ -317,7 +321,7 @@ class Api:
         server = urlsplit(self.access.server)
         target = quote(server.path.rstrip("/") + path, safe="/:~%")
         if parameters:
-            target += f"?{urlencode(parameters)}"
+            target += f"?{urlencode(parameters, doseq=True)}"
         all_headers = [("Host", server.netloc.rpartition("@")[2]), ("User-Agent", "mirror"), *headers]
         all_headers += self.access.headers
         if authorization:

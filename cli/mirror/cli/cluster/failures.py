@@ -29,6 +29,9 @@ _WEBHOOK = re.compile(
     r'admission webhook "(?P<name>[^"]+)" denied the request(?: without explanation)?:? ?(?P<said>.*)'
 )
 _POLICY = re.compile(r"PodSecurityPolicy: unable to admit pod: (?P<rules>.*)")
+_NOT_IN_THE_POD = (
+    "leave out --ephemeral and put the agent into another namespace with --agent-namespace, or have the rule except it"
+)
 _ELSEWHERE = (
     "put the agent into another namespace with --agent-namespace, or ask for less (--no-incoming, --no-outgoing and "
     "--no-remote-dns)"
@@ -82,18 +85,26 @@ def missing_right(message: str) -> str:
     return f"user {found['user']} lacks the right to {found['verb']} {resource}{where}"
 
 
-def explain_refused_pod(message: str, namespace: str) -> str:
+def explain_refused_pod(message: str, namespace: str, *, is_ephemeral: bool = False) -> str:
     """Why an admission rule of the cluster refused the agent's pod.
 
     Args:
         message: As a FailedCreate Event or the API server has it.
         namespace: Of the agent.
+        is_ephemeral: It was to be an ephemeral container of its target's pod.
     """
     text = in_one_line(message)
+    if is_ephemeral:
+        found = _POD_SECURITY.search(text) or _WEBHOOK.search(text)
+        rule = found[0] if found else text
+        return (
+            f"the cluster refuses the agent's ephemeral container in namespace {namespace} ({rule}); {_NOT_IN_THE_POD}"
+        )
     if found := _QUOTA.search(text):
         return (
             f"the quota {found['quota']} of namespace {namespace} refuses the agent's pod ({found['figures']}); have "
-            f"it raised, or put the agent into another namespace with --agent-namespace"
+            f"it raised, put the agent into another namespace with --agent-namespace, or into the target's pod with "
+            f"--ephemeral"
         )
     if found := _QUOTA_WANTS.search(text):
         return (
@@ -206,6 +217,17 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
     if not spec.get("nodeName"):
         return Waiting("the agent's pod to be scheduled")
     return Waiting(f"node {spec['nodeName']} to start the agent's container")
+
+
+def view_of_ephemeral(pod: Mapping[str, Any], container: str) -> Mapping[str, Any]:
+    """A pod as if one of its ephemeral containers were all of it, for `judge`."""
+    spec, status = pod["spec"], pod.get("status", {})
+    containers = [each for each in spec.get("ephemeralContainers") or () if each["name"] == container]
+    return {
+        "metadata": pod["metadata"],
+        "spec": {"nodeName": spec.get("nodeName", ""), "containers": containers or [{"name": container, "image": ""}]},
+        "status": {"phase": status.get("phase"), "containerStatuses": status.get("ephemeralContainerStatuses")},
+    }
 
 
 def _agent_of(containers: list[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""What a user must be allowed in a namespace, and whether they are: the same as in `rbac/user.yaml`."""
+"""What a user must be allowed in a namespace, and whether they are: the same as in `rbac/`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,12 @@ RIGHTS = (
     Right("batch", "cronjobs", ("get", "list"), "cronjob/ is no target"),
     Right("argoproj.io", "rollouts", ("get", "list"), "rollout/ is no target"),
 )
+"""As in `user.yaml`."""
+RIGHTS_EPHEMERAL = (
+    Right("", "pods/ephemeralcontainers", ("patch",), "--ephemeral does not work"),
+    Right("", "pods/exec", ("get", "create"), "neither --ephemeral nor --agent-transport direct works"),
+)
+"""As in `ephemeral.yaml`."""
 
 
 def role(name: str) -> str:

@@ -13,7 +13,7 @@ import trio
 from mirror.cli import machine
 from mirror.cli.cluster import agents, failures
 from mirror.cli.cluster.api import Api, ApiError
-from mirror.cli.cluster.rights import RIGHTS, Right, missing_verbs
+from mirror.cli.cluster.rights import RIGHTS, RIGHTS_EPHEMERAL, Right, missing_verbs
 from mirror.cli.cluster.targets import Place
 from mirror.cli.commands.cluster import Where
 from mirror.cli.errors import EXIT_FAILED, MirrorError
@@ -106,7 +106,7 @@ async def _look_at_cluster(where: Where) -> bool:
         try:
             version = await api.get("/version")
             _say("ok", f"it is Kubernetes {version.get('gitVersion', '?')}, and accepts the credentials")
-            checks = [await _look_at_right(api, right, namespace) for right in RIGHTS]
+            checks = [await _look_at_right(api, right, namespace) for right in (*RIGHTS, *RIGHTS_EPHEMERAL)]
         except ApiError as error:
             raise MirrorError(failures.explain(error, "ask the cluster", namespace)) from None
         if all(checks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -21,6 +21,8 @@ class Agent(Protocol):
     Attributes:
         probes: Of its target, once it is connected.
         name: What it is beside, for sentences.
+        reasons: For each capability that it cannot have though it was wanted, a better sentence than its own; known
+            once it is connected.
         replicas: Agents for the other pods of its target, none of them begun; known once it is connected.
     """
 
@@ -29,6 +31,8 @@ class Agent(Protocol):
 
     @property
     def name(self) -> str: ...  # noqa: D102
+    @property
+    def reasons(self) -> Mapping[str, str]: ...  # noqa: D102
     @property
     def replicas(self) -> Sequence[Agent]: ...  # noqa: D102
 

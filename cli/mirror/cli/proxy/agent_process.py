@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
 from mirror.cli.background import PYTHON, last_line, open_errors
@@ -43,6 +43,7 @@ class AgentProcess:
     probes = Probes()
     """Nobody is known to probe a process of this machine."""
     replicas = ()
+    reasons: Mapping[str, str] = {}
 
     def __init__(self, target: str, pid: int | None) -> None:
         """Starts an agent. It has imported nothing when this returns, so that we can go on meanwhile.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 import trio
 
-from mirror.cli.cluster import agents, failures, reference, targets
+from mirror.cli.cluster import agents, ephemeral, failures, reach, reference, targets
 from mirror.cli.cluster.access import find_access
 from mirror.cli.cluster.api import Api, ApiError, open_api
 from mirror.cli.cluster.failures import Refused, Running
+from mirror.cli.cluster.identity import GuardedStream
 from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream, open_port
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.cluster.targets import Found, Place
@@ -44,12 +45,13 @@ class ClusterAgent:
         self._features = order.settings.features if place is None else ("incoming",)
         self._api = api
         self._agent: agents.Agent | None = None
-        self._stream: PortStream | None = None
+        self._stream: PortStream | GuardedStream | None = None
         self._listens_by = 0.0
         self._has_broken = False
         self.probes = Probes()
         self.name = f"pod {place.pod}" if place is not None else order.settings.target
         self.replicas: tuple[ClusterAgent, ...] = ()
+        self.reasons: Mapping[str, str] = {}
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -67,7 +69,11 @@ class ClusterAgent:
                     self._agent = await self._start(self._api, tell)
                     self._listens_by = trio.current_time() + _LISTENS_WITHIN_S
                 try:
-                    self._stream = await open_port(self._api, self._agent.namespace, self._agent.pod, agents.PORT)
+                    if self._agent.is_guarded:
+                        self._agent = await reach.identify(self._api, self._agent)
+                        self._stream = await reach.open_guarded(self._api, self._agent)
+                    else:
+                        self._stream = await open_port(self._api, self._agent.namespace, self._agent.pod, agents.PORT)
                 except ApiError as error:
                     if error.status == 403:
                         raise
@@ -114,8 +120,14 @@ class ClusterAgent:
                 self.replicas = tuple(ClusterAgent(self._order, place=each, api=api) for each in found.replicas[1:])
         agent = self._settings.agent
         image = agent.image or agents.default_image()
-        wish = agents.Wish(place, agent.namespace or namespace, self._features, agent, image)
-        return await agents.start(api, wish, tell)
+        needs_incoming = self._settings.needs_incoming
+        wish = agents.Wish(place, agent.namespace or namespace, self._features, agent, image, needs_incoming)
+        start = ephemeral.start if agent.is_ephemeral else agents.start
+        begun = await start(api, wish, tell)
+        self.reasons = begun.reasons
+        if "incoming" in self.reasons:
+            self.replicas = ()
+        return begun
 
     async def explain(self, error: Exception) -> MirrorError | None:
         """As `agent.Agent` says: one that does not listen yet is worth another try, and so is one that has ended."""
@@ -126,7 +138,7 @@ class ClusterAgent:
             return failure
         pod = f"/api/v1/namespaces/{self._agent.namespace}/pods/{self._agent.pod}"
         try:
-            verdict = failures.judge(await self._api.get(pod))
+            verdict = self._agent.judge(await self._api.get(pod))
         except ApiError as refusal:
             if refusal.status != 404:
                 return TargetError(failures.explain(refusal, "look after the agent", self._agent.namespace))
@@ -152,7 +164,7 @@ class ClusterAgent:
 
     async def end(self, *, at_once: bool) -> None:
         """As `agent.Agent` says: the agent ends by itself, and the cluster removes its Job."""
-        if at_once and self._api is not None and self._agent is not None and self._agent.is_begun:
+        if at_once and self._api is not None and self._agent is not None and self._agent.is_begun and self._agent.job:
             await agents.remove(self._api, self._agent)
 
 

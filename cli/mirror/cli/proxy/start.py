@@ -146,8 +146,9 @@ async def _meet(session: Session, agent: Agent, handler: Handler) -> None:
     session.peer, welcome = await introduce(session, agent, handler, session.progress, session.agent_lost)
     session.is_introduced = True
     session.probes = agent.probes
+    reasons = {**welcome.reasons, **agent.reasons}
     session.missing = {
-        capability: welcome.reasons.get(capability, f"the agent of {target} cannot do {capability} here")
+        capability: reasons.get(capability, f"the agent of {target} cannot do {capability} here")
         for capability in ("environment", "files", "names", "outgoing", "incoming")
         if capability not in welcome.capabilities
     }
