@@ -37,8 +37,8 @@ _CONTROL = 0x8003
 _FIN = 1
 _HEAD = struct.Struct("!II")
 FRAME_BYTES = (64 << 10) - _HEAD.size
-"""The most data in a frame: with its head it fills four TLS records, and no fifth for the last few bytes. The other side
-reads a frame whole before it passes it on."""
+"""The most data in a frame: with its head it fills four TLS records, and no fifth for the last few bytes. The other
+side reads a frame whole before it passes it on."""
 _MAX_FRAME_BYTES = 1 << 20
 """Longer ones are none: servers send what they have read at once, some 32 KiB."""
 
