@@ -6,14 +6,19 @@ import os
 import subprocess
 
 from mirror.cli.errors import EXIT_USAGE
-from tests.e2e.cluster import MIRROR, Cluster
+from tests.e2e.cluster import MIRROR, WITHIN_S, Cluster
 
 
 def test_names_and_network_are_the_clusters(alone: Cluster) -> None:
-    result = alone.run("targetless", "curl", "-s", "-m", "20", "http://web/")
-    assert result.stderr == ""
-    (pod,) = alone.agent_pods()
-    assert result.stdout == f"pod, to {pod['status']['podIP']}\n"
+    with alone.start(
+        "targetless", "sh", "-c", "curl -s -m 20 http://web/ && read line", stdin=subprocess.PIPE
+    ) as session:
+        assert session.stdout is not None
+        said = session.stdout.readline()
+        (pod,) = alone.running_agent_pods()
+        session.communicate("\n", timeout=WITHIN_S)
+    assert said == f"pod, to {pod['status']['podIP']}\n"
+    assert session.returncode == 0
     assert not pod["spec"].get("hostPID")
     assert pod["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] is True
 

@@ -355,7 +355,9 @@ async def test_one_that_somebody_else_has_just_begun_is_joined(stage: Stage, nur
 
     stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}})
     nursery.start_soon(controllers)
-    assert await start(stage) == Agent("shop", NAME, "job-0", "pod-of-job-0", is_begun=False)
+    said = Said()
+    assert await start(stage, said) == Agent("shop", NAME, "job-0", "pod-of-job-0", is_begun=False)
+    assert said == ["joining the agent in pod pod-of-job-0"]
 
 
 @pytest.mark.parametrize(

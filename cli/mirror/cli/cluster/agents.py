@@ -312,7 +312,7 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
         await remove(api, agent)  # with no pod left to come (backoffLimit), it is only in the way
         await _wait_gone(api, agent)
         return None
-    await tell("the agent's container runs")
+    await tell("the agent's container runs" if is_begun else f"joining the agent in pod {pod_name}")
     return dataclasses.replace(agent, pod=pod_name)
 
 
