@@ -67,6 +67,7 @@ def show_cluster(cluster: Cluster) -> None:
     for _ in range(STARTS):
         cluster.wait_without_agents()
         cold.append(_phases(cluster))
+        cluster.running_agent_pods()
         warm.append(_phases(cluster))
         for job in cluster.jobs():
             cluster.remove("job", job)
