@@ -5,19 +5,15 @@ Times are of this machine and this moment: compare those that stand side by side
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-from tests.bench import roundtrips, tunnel
+from tests.bench import roundtrips, start, tunnel
 from tests.conformance.sides import Sides, sandbox
 
-STARTS = 5
 CHILDREN = 20
-MIRROR = (sys.executable, "-m", "mirror.cli", "exec")
+ROUNDS = 5
 
 
 def main() -> None:
@@ -29,7 +25,7 @@ def main() -> None:
             show_round_trips(sides)
             show_local_calls(sides)
             show_children(sides)
-    show_start()
+    start.show()
     tunnel.show()
 
 
@@ -56,33 +52,11 @@ def show_local_calls(sides: Sides) -> None:
 
 def show_children(sides: Sides) -> None:
     """What each program costs that a hooked program starts."""
-    print(f"a child that does nothing (/bin/true), ms, of {CHILDREN} in a row: without mirror, with")
+    print(f"a child that does nothing (/bin/true), ms, the best of {ROUNDS} times {CHILDREN}: without mirror, with")
     command = [str(roundtrips.operations(sides.folder)), "children", str(CHILDREN)]
-    plain = subprocess.run(command, capture_output=True, check=True).stdout
-    hooked = sides.outside(command, ["--no-incoming"]).output
-    print(f"  {'fork, exec, wait':<48} {float(plain):>6} {float(hooked):>6}")
-
-
-def show_start() -> None:
-    """From the command to the program's end, and the phases between, of the best of several starts."""
-    print(f"start of `true`, ms, the best of {STARTS}")
-    plain, _ = best(["/bin/true"])
-    print(f"  {'without mirror':<48} {plain * 1000:>6.0f}")
-    total, phases = best([*MIRROR, "-v", "-t", "demo", "--", "/bin/true"])
-    print(f"  {'mirror exec -t demo':<48} {total * 1000:>6.0f}")
-    for line in phases.splitlines():
-        print(f"    {line}")
-
-
-def best(command: list[str]) -> tuple[float, str]:
-    """The shortest time of several runs, in seconds, and what that run wrote to its standard error."""
-    runs = []
-    for _ in range(STARTS):
-        begin = time.perf_counter()
-        # Not at a terminal, in a folder of no meaning: as a script would start it.
-        run = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=True, cwd="/", env=dict(os.environ))
-        runs.append((time.perf_counter() - begin, run.stderr))
-    return min(runs)
+    plain = min(float(subprocess.run(command, capture_output=True, check=True).stdout) for _ in range(ROUNDS))
+    hooked = min(float(sides.outside(command, ["--no-incoming"]).output) for _ in range(ROUNDS))
+    print(f"  {'fork, exec, wait':<48} {plain:>6} {hooked:>6}")
 
 
 if __name__ == "__main__":

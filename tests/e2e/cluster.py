@@ -204,9 +204,19 @@ class Cluster:
         """The agents' pods."""
         return self.objects("pod", self.agents)
 
+    def running_agent_pods(self) -> list[Object]:
+        """The same, once the cluster says of each that it runs; a session may have used it for a second by then."""
+
+        def are_running() -> bool:
+            pods = self.agent_pods()
+            return bool(pods) and all(pod["status"].get("phase") == "Running" for pod in pods)
+
+        wait_until(are_running, WITHIN_S, "no agent runs")
+        return self.agent_pods()
+
     def kill_agents(self) -> None:
         """Ends every process of every agent by SIGKILL; from a pod, since the node may be another machine."""
-        statuses = [status for pod in self.agent_pods() for status in pod["status"]["containerStatuses"]]
+        statuses = [status for pod in self.running_agent_pods() for status in pod["status"]["containerStatuses"]]
         containers = [status["containerID"].rpartition("://")[2] for status in statuses]
         said = self.run_in_pod("python3", "-c", _KILLER, *containers, hostPID=True)
         assert "killed" in said, said

@@ -86,7 +86,7 @@ def lent(cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture
 def quiet(lent: Cluster) -> Iterator[Cluster]:
     """The same, while no agent runs in the pod, before and after."""
-    wait_until(lambda: not running(lent), "an agent is left")
+    wait_until(lambda: not running(lent), WITHIN_S, "an agent is left")
     yield lent
     # One that nobody came to stays for half a minute.
     wait_until(lambda: not running(lent), WITHIN_S, "an agent is left")
@@ -168,7 +168,7 @@ def test_incoming_traffic_as_far_as_the_version_has_it(quiet: Cluster) -> None:
     begun = len(quiet.pod_of("lent")["spec"]["ephemeralContainers"])
     assert "port 8080 of the target stays with the target: Kubernetes v1." in result.stderr
     assert "gives ephemeral containers no privileges" in result.stderr
-    wait_until(lambda: not running(quiet), "an agent is left")
+    wait_until(lambda: not running(quiet), WITHIN_S, "an agent is left")
     assert "leave out --ephemeral" in refusal(quiet, TARGET, "--ephemeral", "--steal")
     assert len(quiet.pod_of("lent")["spec"]["ephemeralContainers"]) == begun
 
@@ -187,7 +187,7 @@ def test_a_second_session_joins_and_a_later_one_gets_another(quiet: Cluster) -> 
         assert second.stdout == "blue\n"
         assert f"joining the agent in ephemeral container {name}" in second.stderr
         assert running(quiet) == [name]
-    wait_until(lambda: not running(quiet), "an agent is left")
+    wait_until(lambda: not running(quiet), WITHIN_S, "an agent is left")
     with session(quiet):
         (later,) = running(quiet)
     base, _, number = name.rpartition("-")
@@ -204,12 +204,12 @@ def test_nothing_of_it_is_left_but_its_name(quiet: Cluster) -> None:
     before = len(processes())
     with session(quiet):
         assert len(processes()) > before
-    wait_until(lambda: not running(quiet), "an agent is left")
+    wait_until(lambda: not running(quiet), WITHIN_S, "an agent is left")
     assert len(processes()) == before
     with session(quiet):
         (proxy,) = quiet.proxies()
         os.kill(proxy, signal.SIGKILL)
-    wait_until(lambda: not running(quiet), "an agent is left")
+    wait_until(lambda: not running(quiet), WITHIN_S, "an agent is left")
     assert len(processes()) == before
 
 

@@ -46,6 +46,7 @@ def test_an_agent_is_shown_and_removed(alone: Cluster) -> None:
         try:
             assert program.stdout is not None
             assert program.stdout.readline() == "begun\n"
+            alone.running_agent_pods()
             (row,) = json.loads(run(alone, "agents", "-n", alone.namespace, "-o", "json").stdout)
             pod = alone.pod_of("web")["metadata"]["name"]
             assert row["target"] == f"{alone.namespace}/{pod}/app"

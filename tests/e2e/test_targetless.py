@@ -11,7 +11,7 @@ from tests.e2e.cluster import MIRROR, WITHIN_S, Cluster
 
 def test_names_and_network_are_the_clusters(alone: Cluster) -> None:
     with alone.held("targetless", "curl -s -m 60 http://web/") as said:
-        (pod,) = alone.agent_pods()
+        (pod,) = alone.running_agent_pods()
     assert said == f"pod, to {pod['status']['podIP']}\n"
     assert not pod["spec"].get("hostPID")
     assert pod["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] is True

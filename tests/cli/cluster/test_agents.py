@@ -185,7 +185,7 @@ class Stage(Api):
         self.conflict = ApiError(409, "Conflict", "the UID in the precondition is another")
         self.made = 0
         self.removed: list[str] = []
-        self._watchers: list[tuple[str, trio.MemorySendChannel[tuple[str, Object]]]] = []
+        self._watchers: list[tuple[str, str, trio.MemorySendChannel[tuple[str, Object]]]] = []
 
     def put(self, path: str, thing: Object) -> None:
         name = thing["metadata"]["name"]
@@ -194,8 +194,8 @@ class Stage(Api):
         self._say(path, kind, thing)
 
     def _say(self, path: str, kind: str, thing: Object) -> None:
-        for watched, channel in self._watchers:
-            if watched == path:
+        for watched, fields, channel in self._watchers:
+            if watched == path and _matches(thing, fields):
                 channel.send_nowait((kind, thing))
 
     def put_pod(self, uid: str, state: Mapping[str, Any] | None = None, **status: Any) -> None:
@@ -203,11 +203,15 @@ class Stage(Api):
         self.put(
             PODS,
             {
-                "metadata": {"name": f"pod-of-{uid}", "ownerReferences": [{"uid": uid}]},
+                "metadata": {"name": f"pod-of-{uid}", "uid": f"pod-{uid}", "ownerReferences": [{"uid": uid}]},
                 "spec": {"nodeName": "node-1", "containers": [{"name": "agent", "image": "mirror-agent:1"}]},
                 "status": {"containerStatuses": [{"name": "agent", "state": state or {}}], **status},
             },
         )
+
+    def put_event(self, about: Mapping[str, str], reason: str, message: str = "") -> None:
+        name = f"event-{len(self.objects[EVENTS])}"
+        self.put(EVENTS, {"metadata": {"name": name}, "involvedObject": about, "reason": reason, "message": message})
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
         await trio.lowlevel.checkpoint()
@@ -275,14 +279,24 @@ class Stage(Api):
             raise self.broken[path]
         if path in self.forbidden:
             raise ApiError(403, "Forbidden", 'User "dev" cannot watch resource "events" in API group ""')
+        fields = (parameters or {}).get("fieldSelector", "")
         sender, receiver = trio.open_memory_channel[tuple[str, Object]](100)
         for thing in self.objects[path].values():
-            sender.send_nowait(("ADDED", thing))
-        self._watchers.append((path, sender))
+            if _matches(thing, fields):
+                sender.send_nowait(("ADDED", thing))
+        self._watchers.append((path, fields, sender))
         try:
             yield receiver
         finally:
-            self._watchers.remove((path, sender))
+            self._watchers.remove((path, fields, sender))
+
+
+def _matches(thing: Object, fields: str) -> bool:
+    """What the field selector of a watch on Events lets through."""
+    selected = dict(field.split("=") for field in fields.split(",") if field)
+    about = thing.get("involvedObject", {})
+    seen = {"involvedObject.uid": about.get("uid"), "reason": thing.get("reason")}
+    return all(seen[field] == value for field, value in selected.items() if field in seen)
 
 
 class Said(list[str]):
@@ -313,8 +327,42 @@ async def test_a_new_one(stage: Stage, nursery: trio.Nursery) -> None:
     said = Said()
     agent = await start(stage, said)
     assert agent == Agent("shop", NAME, "job-1", "pod-of-job-1", is_begun=True)
-    assert said == [f"agent {NAME} is asked for", "waiting for node node-1 to start the agent's container"]
+    assert said == [
+        f"agent {NAME} is asked for",
+        "waiting for node node-1 to start the agent's container",
+        "the agent's container runs",
+    ]
     assert stage.removed == []
+
+
+async def test_the_node_says_first_that_it_has_started_it(stage: Stage, nursery: trio.Nursery) -> None:
+    """And not of another container, or another pod."""
+    is_started = False
+
+    async def controllers() -> None:
+        nonlocal is_started
+        await trio.testing.wait_all_tasks_blocked()
+        stage.put_pod("job-1", {"waiting": {"reason": "ContainerCreating"}})
+        for uid, container in [("pod-job-0", "agent"), ("pod-job-1", "istio-proxy"), ("pod-job-1", "agent")]:
+            await trio.testing.wait_all_tasks_blocked()
+            is_started = (uid, container) == ("pod-job-1", "agent")
+            stage.put_event({"uid": uid, "fieldPath": f"spec.containers{{{container}}}"}, "Started")
+
+    nursery.start_soon(controllers)
+    assert await start(stage) == Agent("shop", NAME, "job-1", "pod-of-job-1", is_begun=True)
+    assert is_started
+
+
+async def test_who_may_not_see_events_sees_it_from_the_pod(stage: Stage, nursery: trio.Nursery) -> None:
+    async def controllers() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        stage.put_pod("job-1", {"waiting": {"reason": "ContainerCreating"}})
+        await trio.testing.wait_all_tasks_blocked()
+        stage.put_pod("job-1", RUNNING)
+
+    stage.forbidden.add(EVENTS)
+    nursery.start_soon(controllers)
+    assert (await start(stage)).pod == "pod-of-job-1"
 
 
 async def test_one_that_runs_is_joined(stage: Stage) -> None:
@@ -354,7 +402,9 @@ async def test_one_that_somebody_else_has_just_begun_is_joined(stage: Stage, nur
 
     stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}})
     nursery.start_soon(controllers)
-    assert await start(stage) == Agent("shop", NAME, "job-0", "pod-of-job-0", is_begun=False)
+    said = Said()
+    assert await start(stage, said) == Agent("shop", NAME, "job-0", "pod-of-job-0", is_begun=False)
+    assert said == ["joining the agent in pod pod-of-job-0"]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +457,7 @@ async def test_a_refusal_is_read_from_the_events(stage: Stage, nursery: trio.Nur
     async def controllers() -> None:
         await trio.testing.wait_all_tasks_blocked()
         message = 'pods "x" is forbidden: exceeded quota: small, requested: pods=1'
-        stage.put(EVENTS, {"metadata": {"name": "event-1"}, "reason": "FailedCreate", "message": message})
+        stage.put_event({"uid": "job-1"}, "FailedCreate", message)
 
     nursery.start_soon(controllers)
     assert "quota small of namespace shop refuses" in await fails_with(stage)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from mirror.cli.cluster import api as api_module
@@ -444,3 +445,22 @@ async def test_what_fails_in_a_watch_comes_out_as_it_is() -> None:
                 await anext(events)
                 await anext(events)
         assert scope.cancelled_caught
+
+
+async def test_a_watch_that_fails_while_it_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def watch_once(*_: Any) -> tuple[bool, str | None]:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise Unreachable("the API server is gone")
+
+    monkeypatch.setattr(Api, "_watch_once", watch_once)
+
+    async def divide(api: Api) -> None:
+        async with api.watch(PODS):
+            await trio.testing.wait_all_tasks_blocked()
+            raise ZeroDivisionError
+
+    async with open_api(access_to("http://127.0.0.1:1")) as api:
+        with pytest.raises(ZeroDivisionError):
+            await divide(api)

@@ -38,9 +38,10 @@ WAYS = ["SPDY/3.1", "websocket"]
 class Cluster:
     """An API server that lets one way through, and says what `script` wants."""
 
-    def __init__(self, server: HttpServer, api: Api) -> None:
+    def __init__(self, server: HttpServer, api: Api, way: str) -> None:
         self.server = server
         self.api = api
+        self.way = way
 
     @asynccontextmanager
     async def open(self, port: int = 80) -> AsyncIterator[PortStream]:
@@ -91,7 +92,7 @@ def cluster(way: str) -> Open:
             http_server(handler, upgrade=upgrade, tls=context) as server,
             open_api(access_to(server.url, tls=trust)) as api,
         ):
-            yield Cluster(server, api)
+            yield Cluster(server, api, way)
 
     return open_cluster
 
@@ -150,6 +151,26 @@ async def test_frames_in_pieces(cluster: Open) -> None:
 
     async with cluster(script, tls=True) as it, it.open() as stream:
         assert await receive_exactly(stream, 1005) == b"hello" + b"x" * 1000
+
+
+async def test_data_is_passed_on_before_its_frame_is_whole(cluster: Open) -> None:
+    """SPDY alone can do that; in either, what is left when less is asked for comes next."""
+    goes_on = trio.Event()
+
+    async def script(kubelet: Kubelet) -> None:
+        message = kubelet.message(0, b"hello, world")
+        await kubelet.send_raw(message[:-5])
+        await goes_on.wait()
+        await kubelet.send_raw(message[-5:])
+        await kubelet.receive()
+
+    async with cluster(script, tls=True) as it, it.open() as stream:
+        if it.way == "websocket":
+            goes_on.set()
+        assert await receive_exactly(stream, 5) == b"hello"
+        assert await receive_exactly(stream, 2) == b", "
+        goes_on.set()
+        assert await receive_exactly(stream, 5) == b"world"
 
 
 async def test_both_directions_full(cluster: Open) -> None:
@@ -334,7 +355,8 @@ async def test_nothing_listens(cluster: Open) -> None:
 async def test_what_went_wrong(cluster: Open, said: str, kind: type[Exception], sentence: str) -> None:
     async def script(kubelet: Kubelet) -> None:
         await kubelet.send(0, b"before")
-        await kubelet.send(1, said.encode())
+        for byte in kubelet.message(1, said.encode()):
+            await kubelet.send_raw(bytes([byte]))
         await kubelet.close()
 
     async with cluster(script) as it, it.open() as stream:

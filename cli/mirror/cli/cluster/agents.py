@@ -11,8 +11,9 @@ deadline, which each session that gets the agent lifts.
                          └─ there is one already ── it lives ── watch ──────▶ join
                                   └─ it has ended, or goes ── remove it, and again
 
-While a pod is awaited two things are watched: the pods of the Job, and its Events, since why a pod was refused is
-said nowhere else. What they mean is said in `failures`. Pure are `features_of`, `name_of` and `manifest`.
+While a pod is awaited three things are watched: the pods of the Job, and its Events, since why a pod was refused is
+said nowhere else; and the pod's Events, since the node tells at once that it has started a container, and only up to a
+second later how the pod is. What they mean is said in `failures`. Pure are `name_of` and `manifest`.
 """
 
 from __future__ import annotations
@@ -366,6 +367,7 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
         await remove(api, agent)  # with no pod left to come (backoffLimit), it is only in the way
         await _wait_gone(api, agent)
         return None
+    await tell("the agent's container runs" if is_begun else f"joining the agent in pod {pod_name}")
     return dataclasses.replace(agent, pod=pod_name)
 
 
@@ -462,6 +464,10 @@ def _pods_path(namespace: str) -> str:
     return f"/api/v1/namespaces/{namespace}/pods"
 
 
+def _events_path(namespace: str) -> str:
+    return f"/api/v1/namespaces/{namespace}/events"
+
+
 def _owner_uid(pod: Object) -> str:
     return next((str(owner["uid"]) for owner in pod["metadata"].get("ownerReferences") or ()), "")
 
@@ -480,6 +486,8 @@ class _Start:
         self._complaint = ""
         self._changed = trio.Event()
         self._node = ""
+        self._pod_uid = ""
+        """Of the pod whose Events are watched."""
         self._is_blind = False
         """Whether this user may not see Events."""
 
@@ -493,7 +501,7 @@ class _Start:
         """
         with self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch_pods)
+                nursery.start_soon(self._watch_pods, nursery)
                 nursery.start_soon(self._watch_events)
                 nursery.start_soon(self._grow_impatient)
                 nursery.start_soon(self._give_up)
@@ -507,12 +515,15 @@ class _Start:
             self._outcome = outcome
             self._scope.cancel()
 
-    async def _watch_pods(self) -> None:
+    async def _watch_pods(self, nursery: trio.Nursery) -> None:
         selector = {"labelSelector": f"{_INSTANCE}={self._agent.job}"}
         try:
             async with self._api.watch(_pods_path(self._agent.namespace), selector) as events:
                 async for kind, pod in events:
                     if _owner_uid(pod) == self._agent.job_uid:
+                        if pod["metadata"]["uid"] != self._pod_uid:
+                            self._pod_uid = pod["metadata"]["uid"]
+                            nursery.start_soon(self._watch_start, pod["metadata"]["name"], self._pod_uid)
                         await self._see_pod(kind, pod)
         except (ApiError, MirrorError) as error:
             self._conclude(error)
@@ -535,11 +546,21 @@ class _Start:
                     await self._tell(f"waiting for {what}")
                 self._complaint = complaint
 
+    async def _watch_start(self, pod: str, uid: str) -> None:
+        """Sees the node start the agent's container. Without this the pod's state says it, if later."""
+        selector = {"fieldSelector": f"involvedObject.uid={uid},reason=Started"}
+        container = f"spec.containers{{{CONTAINER}}}"
+        with contextlib.suppress(ApiError, MirrorError):
+            async with self._api.watch(_events_path(self._agent.namespace), selector) as events:
+                async for _, event in events:
+                    if event["involvedObject"].get("fieldPath") == container:
+                        self._conclude(pod)
+
     async def _watch_events(self) -> None:
         """Sees the Job's refusals. Its pod may have been refused long since when an agent is joined."""
         selector = {"fieldSelector": f"involvedObject.uid={self._agent.job_uid},reason=FailedCreate"}
         try:
-            async with self._api.watch(f"/api/v1/namespaces/{self._agent.namespace}/events", selector) as events:
+            async with self._api.watch(_events_path(self._agent.namespace), selector) as events:
                 async for _, event in events:
                     sentence = failures.explain_refused_pod(event.get("message", ""), self._agent.namespace)
                     self._conclude(TargetError(sentence))

@@ -14,7 +14,7 @@ import dataclasses
 import math
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -400,7 +400,8 @@ class Api:
                 if not told:
                     await trio.sleep(WATCH_PAUSE_S)
         except Exception as error:
-            sender.send_nowait(error)
+            with suppress(trio.BrokenResourceError):  # the block has been left just then
+                sender.send_nowait(error)
         finally:
             sender.close()
 

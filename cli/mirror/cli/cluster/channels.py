@@ -18,6 +18,10 @@ from mirror.cli.cluster.forwarding import Received
 
 SUBPROTOCOL = "v4.channel.k8s.io"
 
+FRAME_BYTES = (64 << 10) - 16
+"""The most data in a frame: with what frames it, it fills four TLS records. The other side reads it whole before it
+passes it on."""
+
 _DATA, _ERROR = 0, 1
 
 
@@ -53,9 +57,10 @@ class Channels:
         """What to send first: nothing, the port stands in the URL."""
         return b""
 
-    def data(self, data: memoryview) -> bytes:
-        """A frame of data."""
-        self._protocol.send_binary(b"\0" + data)
+    def frames(self, data: memoryview) -> bytes:
+        """As `Forwarding.frames`."""
+        for start in range(0, len(data), FRAME_BYTES):
+            self._protocol.send_binary(b"\0" + data[start : start + FRAME_BYTES])
         return self._replies()
 
     def ping(self) -> bytes:

@@ -6,13 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Protocol
 
+WRITE_BYTES = 256 << 10
+"""The most data that is written at once: every write wakes four processes on its way."""
+
 
 @dataclasses.dataclass
 class Received:
     """What some bytes from the other side meant.
 
     Attributes:
-        data: From the port, in order.
+        data: From the port, in order. These are views of what was received, so they last as long as that.
         error: What the cluster says went wrong, in its words.
         ended: Whether the port, or the cluster, has ended the stream.
         broken: Why what came cannot be understood; empty if it can.
@@ -46,8 +49,8 @@ class Forwarding(Protocol):
         """What to send first."""
         ...
 
-    def data(self, data: memoryview) -> bytes:
-        """A frame of data."""
+    def frames(self, data: memoryview) -> bytes | memoryview:
+        """What carries `data`, at most WRITE_BYTES. It lasts until the next call."""
         ...
 
     def ping(self) -> bytes:

@@ -16,23 +16,17 @@ waiting for it to read. What it has to say is posted.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable
 
 import trio
 
 from mirror.cli.cluster.api import Api, ApiError, Unreachable, Upgraded
-from mirror.cli.cluster.forwarding import Forwarding
+from mirror.cli.cluster.forwarding import WRITE_BYTES, Forwarding
 from mirror.cli.cluster.spdy import Spdy
 from mirror.cli.cluster.wire import READ_BYTES
 
 __all__ = ["PodGone", "PortForwardFailed", "PortRefused", "PortStream", "open_port"]
-
-FRAME_BYTES = (64 << 10) - 16
-"""The most data in a frame. With what frames it, it fills four TLS records, and no fifth for the last few bytes; a
-WebSocket's is read whole before it is passed on, so it should not be longer."""
-
-WRITE_FRAMES = 4
-"""How many frames are written at once: every write wakes four processes on its way."""
 
 SILENCE_S = 10.0
 """After how much silence the other side is asked for a sign of life. Also what keeps load balancers from taking the
@@ -84,9 +78,8 @@ class PortStream(trio.abc.Stream):
         self._port = port
         self._server = server
         self._buffer = memoryview(bytearray(READ_BYTES))
-        self._received: list[memoryview] = []
-        self._rest = memoryview(b"")
-        """Received and more than was asked for."""
+        self._received: deque[memoryview] = deque()
+        """Views of the buffer, so nothing more is read before they are taken."""
         self._ended = False
         """Whether the other side has said that it will send no more."""
         self._closed = False
@@ -100,6 +93,7 @@ class PortStream(trio.abc.Stream):
         except trio.BrokenResourceError:
             self._fail_for_loss()
         while not (self._forwarding.is_ready or self._ended or self.failure):
+            self._received = deque(memoryview(bytes(part)) for part in self._received)
             await self._read()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -108,9 +102,9 @@ class PortStream(trio.abc.Stream):
         Raises:
             trio.BrokenResourceError: With the sentence of `failure`, which is its cause.
         """
-        if self._closed or self._rest or self._received or self._ended or self.failure:
+        if self._closed or self._received or self._ended or self.failure:
             await trio.lowlevel.checkpoint()
-        while self._closed or not (self._rest or self._received):
+        while self._closed or not self._received:
             self._raise_if_broken()
             if self._ended:
                 return b""
@@ -123,9 +117,9 @@ class PortStream(trio.abc.Stream):
         if self._ended:
             raise trio.BrokenResourceError(f"{self._place} has ended the connection")
         with memoryview(data) as view:
-            for start in range(0, len(view), WRITE_FRAMES * FRAME_BYTES):
+            for start in range(0, len(view), WRITE_BYTES):
                 try:
-                    await self._wire.send_all(self._frames(view[start : start + WRITE_FRAMES * FRAME_BYTES]))
+                    await self._wire.send_all(self._forwarding.frames(view[start : start + WRITE_BYTES]))
                 except trio.BrokenResourceError:
                     self._fail_for_loss()
                     self._raise_if_broken()
@@ -137,8 +131,8 @@ class PortStream(trio.abc.Stream):
         if self.failure or self._ended or self._closed or not self._wire.has_room:
             return 0
         with memoryview(data) as view:
-            part = view[: WRITE_FRAMES * FRAME_BYTES]
-            self._wire.post(self._frames(part))
+            part = view[:WRITE_BYTES]
+            self._wire.post(self._forwarding.frames(part))
             return len(part)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -155,19 +149,15 @@ class PortStream(trio.abc.Stream):
 
     # --- inside -------------------------------------------------------------------------------------------
 
-    def _frames(self, data: memoryview) -> bytes:
-        frames = (data[start : start + FRAME_BYTES] for start in range(0, len(data), FRAME_BYTES))
-        return b"".join(map(self._forwarding.data, frames))
-
     def _next(self, max_bytes: int | None) -> bytes:
-        if not self._rest:
-            received, self._received = self._received, []
-            if max_bytes is None or sum(map(len, received)) <= max_bytes:
-                return b"".join(received)
-            self._rest = memoryview(b"".join(received))
-        end = len(self._rest) if max_bytes is None else max_bytes
-        data, self._rest = self._rest[:end], self._rest[end:]
-        return bytes(data)
+        taken, room = [], READ_BYTES if max_bytes is None else max_bytes
+        while room and self._received:
+            part = self._received.popleft()
+            taken.append(part[:room])
+            if len(part) > room:
+                self._received.appendleft(part[room:])
+            room -= len(taken[-1])
+        return b"".join(taken)
 
     async def _read(self) -> None:
         """Waits until something has come, whatever it is."""

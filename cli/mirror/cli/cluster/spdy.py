@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 
-from mirror.cli.cluster.forwarding import Received
+from mirror.cli.cluster.forwarding import WRITE_BYTES, Received
 
 PROTOCOL = "portforward.k8s.io"
 
@@ -35,7 +35,10 @@ class _Kind(enum.IntEnum):
 _CONTROL = 0x8003
 """The control bit and the version."""
 _FIN = 1
-_HEAD_BYTES = 8
+_HEAD = struct.Struct("!II")
+FRAME_BYTES = (64 << 10) - _HEAD.size
+"""The most data in a frame: with its head it fills four TLS records, and no fifth for the last few bytes. The other
+side reads a frame whole before it passes it on."""
 _MAX_FRAME_BYTES = 1 << 20
 """Longer ones are none: servers send what they have read at once, some 32 KiB."""
 
@@ -48,7 +51,16 @@ class Spdy:
         """Whether the data stream has been answered."""
         self._compressor = zlib.compressobj()
         self._pings = -1
-        self._buffer = bytearray()
+        self._frames = memoryview(bytearray(WRITE_BYTES + (WRITE_BYTES // FRAME_BYTES + 1) * _HEAD.size))
+        """Kept: to get that much memory anew for each write costs more than its encryption."""
+        self._begun = bytearray()
+        """Of a head or a control frame that has not come whole."""
+        self._wanted = _HEAD.size
+        """How long that will be."""
+        self._stream = self._flags = self._left = 0
+        """The data frame that is coming, and how many of its bytes are still to come."""
+        self._error = bytearray()
+        """Of a frame of the first stream: a sentence, which is understood as a whole."""
 
     def headers(self) -> list[tuple[str, str]]:
         """What asks for the upgrade."""
@@ -62,9 +74,15 @@ class Spdy:
         """What to send first: the two streams."""
         return self._open(_ERROR_STREAM, "error", port, _FIN) + self._open(_DATA_STREAM, "data", port, 0)
 
-    def data(self, data: memoryview) -> bytes:
-        """A frame of data."""
-        return struct.pack("!II", _DATA_STREAM, len(data)) + data
+    def frames(self, data: memoryview) -> memoryview:
+        """As `Forwarding.frames`."""
+        end = 0
+        for start in range(0, len(data), FRAME_BYTES):
+            part = data[start : start + FRAME_BYTES]
+            _HEAD.pack_into(self._frames, end, _DATA_STREAM, len(part))
+            begin, end = end + _HEAD.size, end + _HEAD.size + len(part)
+            self._frames[begin:end] = part
+        return self._frames[:end]
 
     def ping(self) -> bytes:
         """What asks the other side for a sign of life."""
@@ -73,28 +91,23 @@ class Spdy:
 
     def close(self) -> bytes:
         """What ends the stream."""
-        return struct.pack("!II", _DATA_STREAM, _FIN << 24)
+        return _HEAD.pack(_DATA_STREAM, _FIN << 24)
 
     def receive(self, data: bytes | memoryview) -> Received:
-        """What has come, understood."""
+        """What has come, understood. Data is passed on before its frame has come whole."""
         received = Received()
-        self._buffer += data
-        buffer, start = self._buffer, 0
-        while len(buffer) - start >= _HEAD_BYTES:
-            head, rest = struct.unpack_from("!II", buffer, start)
-            length, end = rest & 0xFFFFFF, start + _HEAD_BYTES + (rest & 0xFFFFFF)
-            if length > _MAX_FRAME_BYTES or (head >> 31 and head >> 16 != _CONTROL):
-                received.broken = "no SPDY"
-                break
-            if len(buffer) < end:
-                break
-            payload = buffer[start + _HEAD_BYTES : end]
-            if head >> 31:
-                self._take_control(head & 0xFFFF, payload, received)
+        rest = memoryview(data)
+        while rest and not received.broken:
+            if self._left:
+                part, rest = rest[: self._left], rest[self._left :]
+                self._left -= len(part)
+                self._take_data(part, received)
             else:
-                _take_data(head, rest >> 24, payload, received)
-            start = end
-        del buffer[:start]
+                missing = self._wanted - len(self._begun)
+                self._begun += rest[:missing]
+                rest = rest[missing:]
+                if len(self._begun) == self._wanted:
+                    self._take_begun(received)
         return received
 
     def _open(self, stream: int, kind: str, port: int, flags: int) -> bytes:
@@ -106,24 +119,47 @@ class Spdy:
         packed = self._compressor.compress(block) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
         return _control(_Kind.SYN_STREAM, struct.pack("!IIH", stream, 0, 0) + packed, flags)
 
-    def _take_control(self, kind: int, payload: bytearray, received: Received) -> None:
+    def _take_begun(self, received: Received) -> None:
+        """A head is there, or all of a control frame."""
+        head, size = _HEAD.unpack_from(self._begun)
+        flags, length = size >> 24, size & 0xFFFFFF
+        if length > _MAX_FRAME_BYTES or (head >> 31 and head >> 16 != _CONTROL):
+            received.broken = "no SPDY"
+            return
+        if not head >> 31:
+            self._stream, self._flags, self._left = head, flags, length
+            if not length:
+                self._take_data(memoryview(b""), received)
+        elif self._wanted < _HEAD.size + length:
+            self._wanted = _HEAD.size + length
+            return
+        else:
+            self._take_control(head & 0xFFFF, bytes(self._begun[_HEAD.size :]), received)
+        self._begun.clear()
+        self._wanted = _HEAD.size
+
+    def _take_data(self, part: memoryview, received: Received) -> None:
+        """The next bytes of a data frame."""
+        if self._stream == _ERROR_STREAM:
+            self._error += part
+            if not self._left:
+                received.error += self._error
+                self._error.clear()
+        elif self._stream == _DATA_STREAM:
+            if part:
+                received.data.append(part)
+            if not self._left and self._flags & _FIN:
+                received.ended = True
+
+    def _take_control(self, kind: int, payload: bytes, received: Received) -> None:
         stream = int.from_bytes(payload[:4], "big")
         match kind:
             case _Kind.SYN_REPLY if stream == _DATA_STREAM:
                 self.is_ready = True
             case _Kind.PING if stream % 2 == 0:  # one of theirs
-                received.replies += _control(_Kind.PING, bytes(payload))
+                received.replies += _control(_Kind.PING, payload)
             case _Kind.RST_STREAM | _Kind.GOAWAY:
                 received.ended = True
-
-
-def _take_data(stream: int, flags: int, payload: bytearray, received: Received) -> None:
-    if stream == _ERROR_STREAM:
-        received.error += payload
-    elif stream == _DATA_STREAM:
-        if payload:
-            received.data.append(memoryview(payload))
-        received.ended = received.ended or bool(flags & _FIN)
 
 
 def _control(kind: int, payload: bytes, flags: int = 0) -> bytes:

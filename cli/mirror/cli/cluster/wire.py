@@ -39,16 +39,23 @@ class Wire(trio.abc.Stream):
 
     async def receive_into(self, buffer: memoryview) -> int:
         """Waits for bytes and puts them into `buffer`: how many; 0 at the end. Raises trio.BrokenResourceError."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        has_waited = False
         try:
             while True:
                 self._check_open()
-                await trio.lowlevel.wait_readable(self.socket)
                 try:
-                    return os.readv(self.socket.fileno(), [buffer])
+                    count = os.readv(self.socket.fileno(), [buffer])
                 except BlockingIOError:
-                    continue
+                    await trio.lowlevel.wait_readable(self.socket)
+                    has_waited = True
+                else:
+                    break
         except OSError as error:
             self._raise(error)
+        if not has_waited:  # cancelled here, what was read would be lost
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        return count
 
     def post(self, data: bytes | bytearray | memoryview) -> None:
         """Sends without waiting: what there is no room for goes later. Failures are for whoever reads or sends next."""
@@ -155,9 +162,10 @@ class TlsWire(trio.abc.Stream):
 
     async def receive_into(self, buffer: memoryview) -> int:
         """As `Wire.receive_into`."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         filled = self._decrypt(buffer)
-        if filled is not None:
-            await trio.lowlevel.checkpoint()
+        if filled is not None:  # cancelled here, it would be lost
+            await trio.lowlevel.cancel_shielded_checkpoint()
             return filled
         while True:
             await self._fill()

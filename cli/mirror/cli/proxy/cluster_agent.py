@@ -11,7 +11,7 @@ import trio
 from mirror.cli.cluster import agents, ephemeral, failures, reach, reference, targets
 from mirror.cli.cluster.access import find_access
 from mirror.cli.cluster.api import Api, ApiError, open_api
-from mirror.cli.cluster.failures import Refused, Running
+from mirror.cli.cluster.failures import Refused, Running, Waiting
 from mirror.cli.cluster.identity import GuardedStream
 from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream, open_port
 from mirror.cli.cluster.probes import Probes
@@ -156,8 +156,8 @@ class ClusterAgent:
             return None
         if trio.current_time() > self._listens_by:
             return TargetError(f"the agent in pod {self._agent.pod} cannot be reached ({failure or error}); try again")
-        if isinstance(verdict, Running):
-            await trio.sleep(_RETRY_S)
+        if isinstance(verdict, Running | Waiting):
+            await trio.sleep(_RETRY_S)  # that its container runs is known before its pod says so
         else:
             self._agent = None
         return None
