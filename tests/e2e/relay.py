@@ -29,8 +29,8 @@ class Relay:
         self._server = host, port
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
-        self._passes = threading.Event()
-        self._passes.set()
+        self._silent: set[tuple[socket.socket, socket.socket]] = set()
+        self._is_over = threading.Event()
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
 
@@ -51,20 +51,16 @@ class Relay:
         finally:
             self._listener = self._listen(self.port)
 
-    @contextlib.contextmanager
-    def silent(self) -> Iterator[None]:
-        """Passes nothing on any more, and tells nobody, as when the network is gone; what came meanwhile comes late."""
-        self._passes.clear()
-        try:
-            yield
-        finally:
-            self._passes.set()
+    def silence(self) -> None:
+        """Passes nothing on in the connections that there are, and ends none, as when a laptop has another network."""
+        with self._lock:
+            self._silent |= self._pairs
 
     def close(self) -> None:
         """Ends everything."""
         self._close_listener()
+        self._is_over.set()
         self.cut()
-        self._passes.set()
 
     def kubeconfig(self, original: Path, folder: Path) -> Path:
         """The same cluster for the same user, by way of here."""
@@ -98,24 +94,30 @@ class Relay:
 
     def _pass(self, ours: socket.socket) -> None:
         with ours, contextlib.suppress(OSError), socket.create_connection(self._server) as theirs:
+            pair = (ours, theirs)
             with self._lock:
-                self._pairs.add((ours, theirs))
-            back = threading.Thread(target=self._pump, args=(theirs, ours), daemon=True)
+                self._pairs.add(pair)
+            back = threading.Thread(target=self._pump, args=(theirs, ours, pair), daemon=True)
             back.start()
-            self._pump(ours, theirs)
+            self._pump(ours, theirs, pair)
             back.join()
             with self._lock:
-                self._pairs.discard((ours, theirs))
+                self._pairs.discard(pair)
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(_READ_BYTES):
-                self._passes.wait()
+                self._wait_silent(pair)
                 sink.sendall(data)
-        self._passes.wait()
-        for end in (source, sink):
+        self._wait_silent(pair)
+        for end in pair:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _wait_silent(self, pair: tuple[socket.socket, socket.socket]) -> None:
+        """Until the end, if that is how it is with a connection."""
+        if pair in self._silent:
+            self._is_over.wait()
 
 
 def relay_to(kubeconfig: Path) -> Relay:

@@ -188,14 +188,15 @@ def test_requests_that_wait_too_long_fail(begin: Begin, relay: Relay) -> None:
     assert [program.ask(question) for question in (ORDERS, NAME, CONNECT)] == ["[orders]", "found", "connected"]
 
 
-def test_a_network_that_says_nothing_any_more(begin: Begin, relay: Relay) -> None:
-    """As when the API server hangs, or a laptop has another network: only silence shows it."""
-    program = begin("--steal")
-    with relay.silent():
-        program.begin(ORDERS)
-        program.wait_told(LOST)
+def test_another_network(begin: Begin, alone: Cluster, relay: Relay) -> None:
+    """Only silence shows it, to either side: the agent may believe in the former connection, which has the port."""
+    program = begin("--steal", "--reconnect-timeout", "20")  # less than an answer of the API server may take
+    relay.silence()
+    program.begin(ORDERS)
+    program.wait_told(LOST, BACK)
     assert program.hear() == "[orders]"
-    program.wait_told(BACK)
+    assert answers(alone, [alone.pod_of("web")["status"]["podIP"]]) == ["user"]
+    assert program.told == []
 
 
 def test_the_pod_answers_while_there_is_no_connection(begin: Begin, calls: Calls, relay: Relay) -> None:

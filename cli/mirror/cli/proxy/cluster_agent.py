@@ -64,7 +64,7 @@ class ClusterAgent:
         self._agent: agents.Agent | None = None
         self._stream: PortStream | None = None
         self._listens_by = 0.0
-        self._has_broken = False
+        self._has_broken = self._is_again = False
         self._is_unused = False
         """Whether it has been found and not yet met."""
         self.probes = Probes()
@@ -88,6 +88,8 @@ class ClusterAgent:
         try:
             if self._api is None:
                 self._api = await self._open_api()
+            if self._is_again:
+                await self._api.drop_idle()
             while True:
                 if self._agent is None:
                     self._agent = await self._start(self._api, tell)
@@ -181,7 +183,7 @@ class ClusterAgent:
 
     def begin_again(self, failure: MirrorError | None) -> None:
         """As `agent.Agent` says: at first the same agent is tried, which stays for a while when nobody uses it."""
-        self._has_broken = False
+        self._has_broken, self._is_again = False, True
         self._listens_by = trio.current_time() + _RETURNS_WITHIN_S
         if failure is not None and not isinstance(failure, Unreachable):
             self._agent = None
