@@ -182,6 +182,7 @@ class Stage(Api):
         self.node: Object = {"metadata": {"name": "node-1"}, "status": {}}
         self.made = 0
         self.removed: list[str] = []
+        self.dropped = 0
         self._watchers: list[tuple[str, trio.MemorySendChannel[tuple[str, Object]]]] = []
 
     def put(self, path: str, thing: Object) -> None:
@@ -230,6 +231,9 @@ class Stage(Api):
         job = {**body, "metadata": {**body["metadata"], "uid": f"job-{self.made}"}}
         self.put(path, job)
         return job
+
+    async def drop_idle(self) -> None:
+        self.dropped += 1
 
     async def delete(self, path: str, *, propagation: str = "Background", uid: str | None = None) -> Object:
         await trio.lowlevel.checkpoint()

@@ -165,8 +165,10 @@ async def test_the_same_agent_is_tried_first(ports: Ports, nursery: trio.Nursery
     stage = Stage()
     agent = ClusterAgent(ORDER, place=PLACE, api=stage)
     first = await begin(stage, agent, nursery)
+    assert stage.dropped == 0
     agent.begin_again(None)
     assert (await connect(agent)).pod == first.pod
+    assert stage.dropped == 1
     # That the API server cannot be reached says nothing against the agent.
     agent.begin_again(Unreachable("the API server is not there"))
     assert (await connect(agent)).pod == first.pod
