@@ -59,7 +59,7 @@ for line in sys.stdin:
 ORDERS = 'read("/app/config/orders.ini").split()[0]'
 NAME = 'socket.gethostbyname("web") and "found"'
 CONNECT = 'connect("web", 80)'
-ENVIRONMENT = 'read("/etc/hostname").strip()'
+HOST_NAME = 'read("/etc/hostname").strip()'
 
 
 class Program:
@@ -248,7 +248,7 @@ def test_a_pod_is_replaced(begin: Begin, alone: Cluster, calls: Calls) -> None:
     alone.remove("pod", old)
     program.wait_told(f"pod {old} is being removed: the session goes on in pod web-")
     new = alone.pod_of("web")["metadata"]["name"]
-    assert program.ask(ENVIRONMENT) == new != old
+    assert program.ask(HOST_NAME) == new != old
     calls.wait_for("user")
 
 
