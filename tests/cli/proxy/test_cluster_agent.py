@@ -92,6 +92,23 @@ async def test_one_that_was_about_to_end_is_replaced(
     assert (await connect(agent)).pod == "pod-of-job-1"
 
 
+async def test_a_node_that_does_not_know_the_pod_may_be_late(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def nodes() -> None:
+        await trio.sleep(2)
+        ports.broken.clear()
+
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    ports.broken.add("pod-of-job-0")
+    nursery.start_soon(nodes)
+    assert (await connect(ClusterAgent(ORDER, place=PLACE, api=stage))).pod == "pod-of-job-0"
+    ports.broken.add("pod-of-job-0")
+    with pytest.raises(TargetError, match="container not running"):
+        await connect(ClusterAgent(ORDER, place=PLACE, api=stage))
+
+
 async def test_one_that_says_why_is_believed(ports: Ports, autojump_clock: trio.testing.MockClock) -> None:
     stage = Stage()
     stage.put_pod("job-0", RUNNING)

@@ -35,6 +35,8 @@ _LISTENS_WITHIN_S = 30.0
 _RETRY_S = 0.02
 _SETTLES_S = 0.5
 """From a container's end until the API server knows of it."""
+_TRIES_REFUSED = 5
+"""How often the node may say that there is no such pod while the API server has it: either may be late."""
 _RETURNS_WITHIN_S = 2.0
 """An agent that listened before and now does not is dead, and the API server will know of that soon."""
 _WATCH_AGAIN_S = 5.0
@@ -64,7 +66,9 @@ class ClusterAgent:
         self._agent: agents.Agent | None = None
         self._stream: PortStream | None = None
         self._listens_by = 0.0
-        self._has_broken = self._is_again = False
+        self._broken = 0
+        """How often that has happened which could be because the agent was about to end when it was joined."""
+        self._is_again = False
         self._is_unused = False
         """Whether it has been found and not yet met."""
         self.probes = Probes()
@@ -163,10 +167,10 @@ class ClusterAgent:
         if isinstance(verdict, Refused):
             return TargetError(f"{self.name} cannot be entered: {verdict.sentence}")
         if isinstance(verdict, Running) and not isinstance(failure, PortRefused | PodGone):
-            if self._has_broken:
+            if self._broken > (_TRIES_REFUSED if isinstance(error, ApiError) else 0):
                 return TargetError(f"{self.name} cannot be entered: {failure or error}")
             # It may have been about to end when it was joined; what its pod says of that comes a little later.
-            self._has_broken = True
+            self._broken += 1
             await trio.sleep(_SETTLES_S)
             return None
         if isinstance(verdict, failures.Ended):
@@ -183,7 +187,7 @@ class ClusterAgent:
 
     def begin_again(self, failure: MirrorError | None) -> None:
         """As `agent.Agent` says: at first the same agent is tried, which stays for a while when nobody uses it."""
-        self._has_broken, self._is_again = False, True
+        self._broken, self._is_again = 0, True
         self._listens_by = trio.current_time() + _RETURNS_WITHIN_S
         if failure is not None and not isinstance(failure, Unreachable):
             self._agent = None
