@@ -62,6 +62,10 @@ def test_simple_target() -> None:
     assert configuration.interpret({"target": "demo"}) == {"target": "demo"}
 
 
+def test_how_long_requests_wait_for_a_connection() -> None:
+    assert configuration.interpret({"reconnect_timeout": 5}) == {"reconnect_timeout_s": 5}
+
+
 @pytest.mark.parametrize(
     ("document", "field"),
     [

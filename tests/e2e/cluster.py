@@ -26,17 +26,39 @@ WITHIN_S = 180.0
 """For whatever the cluster does; a busy machine is slow."""
 
 _MARK = "MIRROR_TEST_MARK"
+_FINDER = """
+import ctypes, os, signal, socket, struct, sys, time
+
+def found(wanted):
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            cgroups, name = open(f"/proc/{pid}/cgroup").read(), open(f"/proc/{pid}/comm").read().strip()
+        except OSError:
+            continue
+        if name in wanted or any(container in cgroups for container in wanted):
+            yield int(pid)
+"""
 _KILLER = """
-import os, signal, sys
-wanted = sys.argv[1:]
-for pid in filter(str.isdecimal, os.listdir("/proc")):
+pids = list(found(sys.argv[1:]))
+began = time.time()
+for pid in pids:
     try:
-        cgroups = open(f"/proc/{pid}/cgroup").read()
-    except OSError:
-        continue
-    if any(container in cgroups for container in wanted):
-        os.kill(int(pid), signal.SIGKILL)
-        print("killed", pid)
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it died of the death of another
+print("killed", began) if pids else print("found nothing")
+"""
+_RULES = """
+libc = ctypes.CDLL(None, use_errno=True)
+for pid in found(sys.argv[1:]):
+    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    if libc.setns(network, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netfilter:
+        netfilter.send(struct.pack("=IHHIII", 20, 10 << 8 | 1, 0x301, 0, 0, 0))  # NFT_MSG_GETTABLE of all
+        if b"mirror" in netfilter.recv(1 << 20):
+            print(pid)
+    os.close(network)
 """
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
@@ -87,8 +109,8 @@ class Cluster:
         while True:
             try:
                 return trio.run(main)
-            except Unreachable:
-                if time.monotonic() > give_up_at:
+            except (Unreachable, ApiError) as error:
+                if (isinstance(error, ApiError) and error.status < 500) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.5)
 
@@ -128,6 +150,11 @@ class Cluster:
             return None
 
         return self.ask(look)
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Has a Deployment keep so many pods."""
+        path = f"{self._paths('deployment')[0]}/{name}"
+        self.ask(lambda api: api.patch(path, {"spec": {"replicas": replicas}}))
 
     def remove(self, kind: str, name: str, *, namespace: str = "") -> None:
         """Removes one object, if it is there."""
@@ -171,21 +198,31 @@ class Cluster:
 
     def pod_of(self, app: str) -> Object:
         """The ready pod with a label."""
-        return next(pod for pod in self.objects("pod", f"app={app}") if _is_ready(pod))
+        return self.ready_pods(app)[0]
 
-    def run_in_pod(self, *command: str, **more: Any) -> str:
+    def ready_pods(self, app: str) -> list[Object]:
+        """All ready pods with a label."""
+        return [pod for pod in self.objects("pod", f"app={app}") if _is_ready(pod)]
+
+    def run_in_pod(self, *command: str, is_privileged: bool = False, **more: Any) -> str:
         """Runs a command in a pod made for it, and returns what it wrote; `more` is for its spec."""
         name = f"run-{uuid.uuid4().hex[:8]}"
-        container = {"name": "run", "image": WORKLOAD_IMAGE, "command": list(command)}
+        container = {
+            "name": "run",
+            "image": WORKLOAD_IMAGE,
+            "command": list(command),
+            "securityContext": {"privileged": is_privileged},
+        }
         spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container], **more}
         self.apply({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
         try:
-            wait_until(lambda: self._phase(name) in ("Succeeded", "Failed"), WITHIN_S, f"{command} does not end")
+            wait_until(lambda: self.phase(name) in ("Succeeded", "Failed"), WITHIN_S, f"{command} does not end")
             return self.log(name)
         finally:
             self.remove("pod", name)
 
-    def _phase(self, name: str) -> str:
+    def phase(self, name: str) -> str:
+        """Of a pod."""
         return str((self.get("pod", name) or {})["status"].get("phase"))
 
     def run_in_container(self, pod: str, *command: str, container: str = "app") -> str:
@@ -214,12 +251,28 @@ class Cluster:
         wait_until(are_running, WITHIN_S, "no agent runs")
         return self.agent_pods()
 
-    def kill_agents(self) -> None:
-        """Ends every process of every agent by SIGKILL; from a pod, since the node may be another machine."""
-        statuses = [status for pod in self.running_agent_pods() for status in pod["status"]["containerStatuses"]]
-        containers = [status["containerID"].rpartition("://")[2] for status in statuses]
-        said = self.run_in_pod("python3", "-c", _KILLER, *containers, hostPID=True)
-        assert "killed" in said, said
+    def kill_agents(self) -> float:
+        """Ends every process of every agent by SIGKILL; when that was, by `time.time`."""
+        return self.kill(*_containers(self.running_agent_pods()))
+
+    def kill(self, *names: str) -> float:
+        """Ends processes by SIGKILL; when that was. From a pod, since the node may be another machine.
+
+        Args:
+            names: Of containers (their ids) or of programs of the node.
+        """
+        said = self.run_in_pod("python3", "-c", _FINDER + _KILLER, *names, hostPID=True).split()
+        assert said[0] == "killed", said
+        return float(said[1])
+
+    def kill_containers(self, app: str) -> float:
+        """The same for the containers of the pod with a label."""
+        return self.kill(*_containers([self.pod_of(app)]))
+
+    def rules(self) -> list[str]:
+        """The processes of our namespace's pods in whose networks there are rules of mirror's."""
+        containers = _containers([pod for pod in self.objects("pod", "app") if _is_ready(pod)])
+        return self.run_in_pod("python3", "-c", _FINDER + _RULES, *containers, is_privileged=True, hostPID=True).split()
 
     def wait_without_agents(self) -> None:
         """Until neither Job nor pod of an agent is left.
@@ -290,6 +343,11 @@ class Cluster:
         path.write_text(yaml.safe_dump(content))
         path.chmod(0o600)
         return path
+
+
+def _containers(pods: Sequence[Object]) -> list[str]:
+    statuses = [status for pod in pods for status in pod["status"]["containerStatuses"]]
+    return [status["containerID"].rpartition("://")[2] for status in statuses]
 
 
 def find() -> Path | None:

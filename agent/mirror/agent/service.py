@@ -185,6 +185,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 if self.farewell is not None:
                     nursery.start_soon(client.send_away, self.farewell)
+                nursery.start_soon(self._end_former, client)
                 for notice in self._ready.notices:
                     nursery.start_soon(client.notice, notice)
                 await client.serve()
@@ -195,8 +196,19 @@ class Service:
             _LOG.error("a client could not be served any more", exc_info=group)
         finally:
             self._clients.discard(client)
+            client.is_over.set()
             self._presence.go()
             await trio.aclose_forcefully(stream)
+
+    async def _end_former(self, client: Client) -> None:
+        """Ends the connection that a client had before: it may be dead without our knowing, and have ports stolen."""
+        with contextlib.suppress(ConnectionLost):
+            client.session = (await client.introduction()).session
+            for other in list(self._clients):
+                if other is not client and other.session == client.session != "":
+                    await other.end("this session has connected again")
+                    await other.is_over.wait()
+        client.is_alone.set()
 
     # --- what ends them -----------------------------------------------------------------------------------
 
@@ -211,13 +223,15 @@ class Service:
     async def _tell_of_targets_end(self, nursery: trio.Nursery, gate: Gate) -> None:
         target = self._target
         await trio.lowlevel.wait_readable(target.pidfd)
-        for client in self._clients:
-            nursery.start_soon(
-                client.notice,
-                f"process {target.pid}, the target, has ended; its files and network can still be reached from this"
-                " session, its environment cannot",
-            )
-        if gate.listener is not None:
+        if gate.listener is None:
+            for client in self._clients:
+                nursery.start_soon(
+                    client.notice,
+                    f"process {target.pid}, the target, has ended; its files and network can still be reached from this"
+                    " session, its environment cannot",
+                )
+        else:
+            # Whoever can connect again goes on elsewhere, and knows why before we do.
             self.farewell = (
                 f"process {target.pid}, the target of this agent, has ended, and it serves only the sessions that were"
                 " there before; start again when they have ended"

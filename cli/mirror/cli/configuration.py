@@ -308,6 +308,7 @@ _FIELDS: dict[str, _Reader] = {
     "target.namespace": _text("namespace"),
     "kube_context": _text("context"),
     "kubeconfig": _text("kubeconfig"),
+    "reconnect_timeout": _seconds("reconnect_timeout_s"),
     "agent.annotations": _in_agent(_mapping("annotations")),
     "agent.communication_timeout": _in_agent(_seconds("first_client_within_s")),
     "agent.disable_mesh_sidecar_injection": _in_agent(_switch("is_kept_out_of_meshes")),

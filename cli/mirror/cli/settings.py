@@ -105,6 +105,8 @@ class Settings:
     """One of `FS_MODES`."""
     file_limit_bytes: int = 64 << 20
     """The largest remote file that can be opened."""
+    reconnect_timeout_s: float = 30.0
+    """How long what the program asks of the target waits for a connection to the agent when that has broken."""
     lease_s: float = 1.0
     """How long what the target said of its files and names is taken for true."""
     include: tuple[str, ...] = ()

@@ -74,6 +74,7 @@ class Connection:
         capabilities: What this side can do, for `Hello` or `Welcome`.
         reasons: The agent's sentences on the capabilities that are missing.
         user: Who the client is, for `Hello`.
+        session: Which connections are one client's, for `Hello`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Connection:
         capabilities: Sequence[str] = (),
         reasons: Mapping[str, str] | None = None,
         user: str = "",
+        session: str = "",
     ) -> None:
         self.is_client = is_client
         self.version: int | None = None
@@ -106,7 +108,7 @@ class Connection:
         """The second event where one frame makes two."""
         self._heartbeat = Heartbeat()
         if is_client:
-            self._send(0, m.Hello(m.PROTOCOL_VERSION, OLDEST_VERSION, self._capabilities, user))
+            self._send(0, m.Hello(m.PROTOCOL_VERSION, OLDEST_VERSION, self._capabilities, user, session))
             self._introduced = True
 
     # --- bytes --------------------------------------------------------------------------------------------

@@ -185,6 +185,7 @@ class Stage(Api):
         self.conflict = ApiError(409, "Conflict", "the UID in the precondition is another")
         self.made = 0
         self.removed: list[str] = []
+        self.dropped = 0
         self._watchers: list[tuple[str, str, trio.MemorySendChannel[tuple[str, Object]]]] = []
 
     def put(self, path: str, thing: Object) -> None:
@@ -257,6 +258,9 @@ class Stage(Api):
             raise self.conflict
         self.lifted.append(body["metadata"]["uid"])
         return job
+
+    async def drop_idle(self) -> None:
+        self.dropped += 1
 
     async def delete(self, path: str, *, propagation: str = "Background", uid: str | None = None) -> Object:
         await trio.lowlevel.checkpoint()

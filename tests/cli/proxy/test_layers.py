@@ -43,9 +43,8 @@ class Server:
 
     def __init__(self) -> None:
         self.lifelines = Lifelines()
-        self.lost: list[ConnectionLost] = []
         self.noted: list[Message] = []
-        self.layers = Layers(self.lifelines.held, self.lost.append, self.lifelines.is_held_by)
+        self.layers = Layers(self.lifelines.held, self.lifelines.is_held_by)
         self.layers.add_handlers(
             {Register: self.register, ReadLink: self.read_link, Connect: self.note, CheckAccess: self.fail}
         )
@@ -186,7 +185,6 @@ async def test_descriptor_that_nobody_wants_is_closed(caller: Caller) -> None:
 async def test_failures_of_handlers(server: Server, caller: Caller, capfd: pytest.CaptureFixture[str]) -> None:
     assert await caller.ask(CheckAccess(b"/", 0)) == Failed(errno.EACCES, "not for you")
     assert await caller.ask(CheckAccess(b"/", 1)) == Failed(errno.EIO)
-    assert [str(error) for error in server.lost] == ["gone"]
     answer = await caller.ask(CheckAccess(b"/", 2))
     assert isinstance(answer, Failed)
     assert answer.errno == errno.EIO

@@ -223,6 +223,12 @@ class Api:
             raise
         return Upgraded(wire, leading, _headers(response), response)
 
+    async def drop_idle(self) -> None:
+        """Closes what is kept for later requests: when the network has changed, that is dead, and says nothing."""
+        for connection in self._pool.connections:
+            if isinstance(connection, httpcore.AsyncConnectionInterface) and connection.is_idle():
+                await connection.aclose()
+
     # --- inside -------------------------------------------------------------------------------------------
 
     async def _object(

@@ -142,6 +142,12 @@ def _assignments(_context: click.Context, _parameter: click.Parameter, values: I
 @click.option(
     "--agent-ttl", metavar="SECONDS", type=_WHOLE_SECONDS, help="How long its Job stays when it has ended (1)."
 )
+@click.option(
+    "--reconnect-timeout",
+    metavar="SECONDS",
+    type=_SECONDS,
+    help="How long requests wait when the connection to the agent has broken, before they fail (30).",
+)
 @click.option("-s", "--env-include", metavar="GLOBS", multiple=True, callback=_globs, help="Take only these variables.")
 @click.option("-x", "--env-exclude", metavar="GLOBS", multiple=True, callback=_globs, help="Take all but these.")
 @click.option("--env", metavar="NAME=VALUE", multiple=True, callback=_assignments, help="Set a variable.")
@@ -202,6 +208,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         "names": False if options["no_remote_dns"] else None,
         "fs_mode": options["fs_mode"],
         "file_limit_bytes": options["file_limit"],
+        "reconnect_timeout_s": options["reconnect_timeout"],
         "include": options["env_include"] or None,
         "exclude": options["env_exclude"] or None,
         "override": options["env"] or None,

@@ -61,6 +61,7 @@ class Peer:
         capabilities: What this side can do, for the introduction.
         reasons: The agent's sentences on the capabilities that are missing.
         user: Who the client is, `anna@laptop`, for other users of the same agent to read.
+        session: As in `Hello`.
     """
 
     def __init__(
@@ -72,8 +73,11 @@ class Peer:
         capabilities: Sequence[str] = (),
         reasons: Mapping[str, str] | None = None,
         user: str = "",
+        session: str = "",
     ) -> None:
-        self.connection = Connection(is_client=is_client, capabilities=capabilities, reasons=reasons, user=user)
+        self.connection = Connection(
+            is_client=is_client, capabilities=capabilities, reasons=reasons, user=user, session=session
+        )
         self.requests_sent: Counter[str] = Counter()
         """How many requests of each kind (`OpenFile`, ...) this side has sent: one round trip each."""
         self._other = "agent" if is_client else "client"
@@ -123,6 +127,11 @@ class Peer:
             await self._transport.close()
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, so that nothing can be asked any more."""
+        return self._ending is not None
 
     async def handshake(self) -> m.Hello | m.Welcome:
         """The other side's introduction, once it has come; `run` must be under way.
