@@ -4,7 +4,7 @@ The Job's name is a hash of whatever makes one agent differ from another (target
 sessions with the same needs find each other's: the second joins. It is never asked who started it, since an agent ends
 by itself when nobody has needed it for a while, and the cluster then removes the Job (`ttlSecondsAfterFinished`).
 One that never comes up cannot do so, and whoever asked for it may be gone: until its container runs the Job has a
-deadline, which each session that gets the agent lifts.
+deadline, which each session that has waited for it lifts.
 
     list pods ── one runs ──────────────────────────────────────────────────▶ join
         └─ none ── create the Job ── made ── watch ── its container runs ───▶ begin
@@ -347,9 +347,8 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     for pod in pods:
         if isinstance(failures.judge(pod), Running):
             await tell(f"joining the agent in pod {pod['metadata']['name']}")
-            running = _agent(wish, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
-            if await _lift_deadline(api, running):
-                return running
+            # Its deadline has been lifted, unless whoever waited for it was killed just then: a session outlives that.
+            return _agent(wish, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
     job, is_begun = await _create_or_get(api, wish, tell)
     if job is None:
         return None
