@@ -160,6 +160,7 @@ def test_a_policy_engine(alone: Cluster, strict: str, authority: bytes, engine: 
         sentence = refusal(alone, "deployment/web", "-a", strict)
     assert f"the cluster's rule {webhook} refuses the agent's pod" in sentence
     assert said in sentence
+    assert "--ephemeral" in sentence
     assert "--agent-namespace" in sentence
     assert alone.objects("job", agents.SELECTOR, namespace=strict) == []
 

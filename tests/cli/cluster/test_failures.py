@@ -104,7 +104,7 @@ def test_other_refusals_name_no_right() -> None:
             "PodSecurity baseline of namespace shop refuses the agent's pod (host namespaces",
             "--agent-namespace",
         ),
-        (POLICY, "Host PID is not allowed", "--agent-namespace"),
+        (POLICY, "Host PID is not allowed", "--ephemeral"),
         (WEBHOOK, "rule rules.example.org refuses the agent's pod (no host namespaces here)", "--no-incoming"),
         ('admission webhook "x" denied the request without explanation', "does not say why", "--agent-namespace"),
         (ACCOUNT, "no service account agents", "agent.service_account"),

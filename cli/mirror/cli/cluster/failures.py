@@ -33,8 +33,8 @@ _NOT_IN_THE_POD = (
     "leave out --ephemeral and put the agent into another namespace with --agent-namespace, or have the rule except it"
 )
 _ELSEWHERE = (
-    "put the agent into another namespace with --agent-namespace, or ask for less (--no-incoming, --no-outgoing and "
-    "--no-remote-dns)"
+    "put the agent into another namespace with --agent-namespace, make it a container of the target's pod with "
+    "--ephemeral, or ask for less (--no-incoming, --no-outgoing and --no-remote-dns)"
 )
 
 
