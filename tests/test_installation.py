@@ -40,6 +40,6 @@ def test_installation(options: tuple[str, ...], source: Path, tmp_path: Path) ->
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     command = [str(place / "bin/mirror"), "exec", "-t", "demo", "--", "cat", "/app/config/orders.ini"]
-    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=180)
     assert (run.returncode, run.stdout, run.stderr) == (0, scene.CONFIG["orders.ini"], "")
     subprocess.run([python, "-c", "import mirror.agent, mirror.cli, mirror.layer, mirror.protocol"], check=True)

@@ -105,10 +105,12 @@ class Agent:
     """Why the agent has ended the connection, in a `ListeningAgent.client`."""
     ended: trio.Event
 
-    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, user: str = "") -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], connection: socket.socket, user: str = "", session: str = ""
+    ) -> None:
         self.process = process
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-        self.peer = Peer(stream, is_client=True, handler=self._hear, user=user)
+        self.peer = Peer(stream, is_client=True, handler=self._hear, user=user, session=session)
         self.notices: list[str] = []
         self.noticed = trio.Event()
         self.arrivals: list[tuple[m.Accepted, Channel]] = []
@@ -181,7 +183,7 @@ def spawn_agent(
 @contextlib.asynccontextmanager
 async def open_agent(pid: int, *, uid: int | None = None, without: str = "", fault: str = "") -> AsyncIterator[Agent]:
     """An agent for the length of a block, introduced. What it says on stderr is a fault's traceback or nothing."""
-    with spawn_agent(pid, uid=uid, without=without, fault=fault) as (process, connection), trio.fail_after(60):
+    with spawn_agent(pid, uid=uid, without=without, fault=fault) as (process, connection), trio.fail_after(180):
         agent = Agent(process, connection)
         async with trio.open_nursery() as nursery:
             try:
@@ -209,9 +211,9 @@ class ListeningAgent:
         return socket.create_connection(("127.0.0.1", self.port))
 
     @contextlib.asynccontextmanager
-    async def client(self, user: str = "") -> AsyncIterator[Agent]:
+    async def client(self, user: str = "", session: str = "") -> AsyncIterator[Agent]:
         """A client for the length of a block; that the agent ends its connection is noted, and no error."""
-        client = Agent(self.process, self.connect(), user)
+        client = Agent(self.process, self.connect(), user, session)
         ended = trio.Event()
 
         async def run(*, task_status: trio.TaskStatus[m.Hello | m.Welcome]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from tests.agent.actors import listen_agent, needs_root
 
 ID = "3f2a" * 16
 OTHER = "77aa" * 16
+REAL = secrets.token_hex(32)
+"""Of the cgroup that is made here: another run of the tests has another one."""
 
 
 @pytest.mark.parametrize(
@@ -141,7 +144,7 @@ def cgroup() -> Iterator[Path]:
         controller = "" if kind == "cgroup2" else "pids" if "pids" in options.split(",") else None
         if kind not in ("cgroup", "cgroup2") or controller not in own:
             continue
-        folder = Path(point + own[controller]) / f"docker-{ID}.scope"
+        folder = Path(point + own[controller]) / f"docker-{REAL}.scope"
         try:
             folder.mkdir()
         except OSError:
@@ -184,15 +187,15 @@ def container(cgroup: Path) -> Iterator[Container]:
 
 @needs_root
 def test_the_first_process_of_a_real_container(container: Container) -> None:
-    assert find(ID, wait_s=0) == container.first_pid
-    assert holds(ID, container.first_pid)
-    assert not holds(ID, os.getpid())
+    assert find(REAL, wait_s=0) == container.first_pid
+    assert holds(REAL, container.first_pid)
+    assert not holds(REAL, os.getpid())
 
 
 @needs_root
 @pytest.mark.parametrize("limit", [(), ("unshare", "--cgroup", "--")], ids=["plain", "in a cgroup namespace"])
 async def test_an_agent_stands_in_for_a_container(container: Container, limit: tuple[str, ...]) -> None:
-    with listen_agent("--container", f"containerd://{ID}", "--grace", "0", limit=limit) as agent:
+    with listen_agent("--container", f"containerd://{REAL}", "--grace", "0", limit=limit) as agent:
         async with agent.client() as client:
             answer = await client.peer.request(m.ReadEnvironment(), m.EnvironmentRead)
         assert await agent.wait() == (0, "")

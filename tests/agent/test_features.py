@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ from typing import Any
 import pytest
 import trio
 
+from mirror.agent import libc
 from mirror.protocol import messages as m
 from mirror.protocol.features import FEATURES, linux_capabilities
 from mirror.protocol.stream import RequestFailed
 from tests.agent.actors import IS_ROOT, NOBODY, Agent, Target, listen_agent, needs_root, open_target
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 CONTAINER_CAPABILITIES = 0xA80425FB
 """What container runtimes give to a root by default."""
 OTHER_UID = NOBODY - 1
@@ -131,6 +134,41 @@ async def test_each_row_of_capabilities_is_enough(features: tuple[str, ...], kin
                         f"this agent was started without {feature}; start one whose --features include it"
                     )
             assert client.notices == []
+
+
+def connect_in(network_of: Target, port: int) -> socket.socket:
+    """A connection to the loopback of a target's network."""
+    made: list[socket.socket] = []
+
+    def connect() -> None:
+        with open(f"/proc/{network_of.pid}/ns/net") as namespace:
+            libc.setns(namespace.fileno(), libc.CLONE_NEWNET)
+        made.append(socket.create_connection(("127.0.0.1", port)))
+
+    thread = threading.Thread(target=connect)
+    thread.start()
+    thread.join()
+    return made[0]
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ["user", "root"])
+@pytest.mark.parametrize("features", [*((feature,) for feature in FEATURES), FEATURES])
+async def test_in_the_targets_pod_fewer_are_enough(features: tuple[str, ...], kind: str, root: Path) -> None:
+    """As an ephemeral container has them, which shares the target's network and host name."""
+    wanted = {} if kind == "user" else {"capabilities": CONTAINER_CAPABILITIES}
+    with as_in_a_container(root, **wanted) as target:
+        enter = ["nsenter", "--target", str(target.pid), "--net", "--uts", "--"]
+        limit = [*enter, *with_only(linux_capabilities(features, in_the_pod=True))]
+        arguments = ["--pid", str(target.pid), "--features", ",".join(features), "--grace", "0"]
+        with listen_agent(*arguments, limit=limit) as agent, trio.fail_after(3 * PATIENCE_S):
+            agent.connect = functools.partial(connect_in, target, agent.port)  # type: ignore[method-assign]
+            async with agent.client() as client:
+                assert {*client.welcome.capabilities} == {*features}
+                for feature in features:
+                    await USES[feature](client, target)
+                assert client.notices == []
+            assert await agent.wait() == (0, "")
 
 
 LACKING = [

@@ -20,6 +20,8 @@ from mirror.protocol.features import FEATURES
             "--listen 1 --pid 7 --grace 0.5 --first-client-within 0",
             Options(pid="7", port=1, grace_s=0.5, first_client_within_s=0),
         ),
+        ("--pid 7 --listen 0 --identity /tmp/a", Options(pid="7", port=0, identity="/tmp/a")),
+        ("--pid 7 --listen 0 --direct --identity a", Options(pid="7", port=0, identity="a", is_direct=True)),
         ("--pid 7 --fd 3 --features files,names", Options(pid="7", fd=3, features=frozenset({"files", "names"}))),
         (
             "--pid 7 --fd 3 --keep-from 10.0.0.1,fd00::1",
@@ -52,6 +54,8 @@ def test_what_is_understood(line: str, options: Options) -> None:
         ("--pid 7 --listen 4 --grace -1", "'-1'"),
         ("--pid 7 --listen 4 --first-client-within nan", "'nan'"),
         ("--pid 7 --fd 3 --features files,dns", f"{','.join(FEATURES)}, not 'dns'"),
+        ("--pid 7 --fd 3 --identity a", "--identity needs --listen"),
+        ("--pid 7 --listen 0 --direct", "--direct needs --identity"),
         ("--pid 7 --fd 3 --keep-from 10.0.0.0/8", "'10.0.0.0/8'"),
     ],
 )

@@ -62,6 +62,10 @@ def test_simple_target() -> None:
     assert configuration.interpret({"target": "demo"}) == {"target": "demo"}
 
 
+def test_how_long_requests_wait_for_a_connection() -> None:
+    assert configuration.interpret({"reconnect_timeout": 5}) == {"reconnect_timeout_s": 5}
+
+
 @pytest.mark.parametrize(
     ("document", "field"),
     [
@@ -270,3 +274,21 @@ def test_contradictions_are_usage_errors() -> None:
 def test_incoming_that_was_asked_for_is_needed(incoming: str | None, needed: bool) -> None:
     line = {"target": "demo"} | ({"incoming": incoming} if incoming else {})
     assert settings.combine({}, line).needs_incoming is needed
+
+
+def test_ways_to_run_and_reach_the_agent() -> None:
+    agent = settings.combine(
+        configuration.interpret({"target": "pod/web", "agent": {"ephemeral": True, "transport": "direct"}}), {}
+    ).agent
+    assert (agent.is_ephemeral, agent.transport) == (True, "direct")
+    over = settings.combine({"target": "pod/web", "agent": {"is_ephemeral": True}}, {"agent": {"is_ephemeral": False}})
+    assert not over.agent.is_ephemeral
+    with pytest.raises(MirrorError, match=r"`agent.transport` must be one of forward, direct"):
+        configuration.interpret({"agent": {"transport": "udp"}})
+
+
+def test_an_ephemeral_container_needs_a_pod_and_is_where_that_is() -> None:
+    with pytest.raises(MirrorError, match="without a target there is no pod to put an ephemeral container into"):
+        settings.combine({"agent": {"is_ephemeral": True}}, {})
+    with pytest.raises(MirrorError, match="leave out --ephemeral or --agent-namespace"):
+        settings.combine({"target": "pod/web"}, {"agent": {"is_ephemeral": True, "namespace": "agents"}})

@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,11 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from mirror.cli.proxy.ports import free_port
 from mirror.cli.targets.demo import scene
 from tests.cli.conftest import MIRROR, wait_until
 
-BACK_WITHIN_S = 2.0
-PATIENCE_S = 20.0
 THREADS = 8
 
 SERVER = """
@@ -94,7 +92,7 @@ CALLER = (
 import http.client, json, sys, threading, time
 
 def call(path, port=PORT):
-    connection = http.client.HTTPConnection("ADDRESS", port, timeout=10)
+    connection = http.client.HTTPConnection("ADDRESS", port, timeout=60)
     try:
         connection.request("GET", path)
         return (connection.getresponse().getheader("Server") or "nobody").strip()
@@ -107,8 +105,9 @@ def call_until_given_back(stolen, calls):
     for wanted in "thief", "orders":
         answers = 0
         while answers < 5:
+            began_at = time.monotonic()
             answer = call("/")
-            calls.append((time.monotonic(), answer))
+            calls.append((began_at, time.monotonic(), answer))
             answers += answer == wanted
         stolen.release()
 
@@ -201,7 +200,7 @@ class Pod:
 
     def _close(self) -> None:
         try:
-            wait_until(lambda: not self.agents(), PATIENCE_S, "an agent is left")
+            wait_until(lambda: not self.agents(), "an agent is left")
         finally:
             self._process.communicate()  # it ends with its standard input
 
@@ -224,11 +223,12 @@ def test_pod_has_its_traffic_back_whoever_is_killed_under_load(pod: Pod, victim:
     (agent,) = pod.agents()
     killed_at = time.monotonic()
     os.kill({"program": program.process.pid, "proxy": parent_of(agent), "agent": agent}[victim], signal.SIGKILL)
-    calls: list[tuple[float, str]] = json.loads(pod.caller.hear())
-    assert min(at for at, answer in calls if answer == "orders" and at > killed_at) - killed_at < BACK_WITHIN_S
-    lost = [answer for _, answer in calls if answer not in ("thief", "orders")]
-    # What each had asked, and perhaps once more: while a process dies its listener may outlive its connections.
-    assert len(lost) <= 2 * THREADS, lost
+    calls: list[tuple[float, float, str]] = json.loads(pod.caller.hear())
+    back_at = min(ended_at for _, ended_at, answer in calls if answer == "orders")
+    assert back_at > killed_at
+    # Who had asked by then may be cut off, but nobody else.
+    cut_off = [call for call in calls if call[2] not in ("thief", "orders")]
+    assert all(began_at < back_at and ended_at > killed_at for began_at, ended_at, _ in cut_off), cut_off
 
 
 def test_pod_serves_while_the_program_does_not_listen(pod: Pod) -> None:
@@ -238,7 +238,7 @@ def test_pod_serves_while_the_program_does_not_listen(pod: Pod) -> None:
         program.tell("0.0.0.0")
         assert pod.caller.tell("/") == "thief"
         program.tell("close")
-        wait_until(lambda: pod.caller.tell("/") == "orders", BACK_WITHIN_S, "the pod does not answer")
+        wait_until(lambda: pod.caller.tell("/") == "orders", "the pod does not answer")
 
 
 def test_one_steals_and_two_mirror(pod: Pod) -> None:
@@ -249,7 +249,7 @@ def test_one_steals_and_two_mirror(pod: Pod) -> None:
     assert pod.caller.tell("/mark/1") == "thief"
     assert [program.hear() for program in (*mirrors, thief)] == ["/mark/1"] * 3
     thief.close()
-    wait_until(lambda: pod.caller.tell("/") == "orders", BACK_WITHIN_S, "the pod does not answer")
+    wait_until(lambda: pod.caller.tell("/") == "orders", "the pod does not answer")
     assert pod.caller.tell("/mark/2") == "orders"
     assert [program.hear() for program in mirrors] == ["/mark/2"] * 2
     mirrors[0].close()
@@ -268,7 +268,7 @@ def test_program_on_loopback_is_told_once_whom_it_misses(pod: Pod, tmp_path: Pat
         f"mirror: the program listens on 127.0.0.1:{scene.POD_PORT} only, so callers from outside go to the target"
         " alone: let it bind 0.0.0.0 to get them\n"
     )
-    wait_until(lambda: errors.read_text(), PATIENCE_S, "nothing was told")
+    wait_until(lambda: errors.read_text(), "nothing was told")
     program.close()
     assert errors.read_text() == told
 
@@ -294,15 +294,8 @@ def test_two_sessions_share_a_port_in_any_order(option: str) -> None:
                 if step == "close":
                     expected[number] = "ConnectionRefusedError"
                 for pod, answer in zip(pods, expected, strict=True):
-                    wait_until(functools.partial(is_told, pod, port, answer), BACK_WITHIN_S, f"{story}: not {answer}")
+                    wait_until(functools.partial(is_told, pod, port, answer), f"{story}: not {answer}")
 
 
 def is_told(pod: Pod, port: int, answer: str) -> bool:
     return pod.caller.tell(f"{port} /") == answer
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("0.0.0.0", 0))
-        return int(probe.getsockname()[1])

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mirror.cli.proxy.ports import free_port
 from tests.cli.conftest import Target, wait_until
 
 PRELUDE = """
@@ -65,13 +66,6 @@ def taken_port() -> Iterator[int]:
         yield holder.getsockname()[1]
 
 
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def silent_port() -> Iterator[int]:
     """A port that answers nothing: its queue is full."""
@@ -83,6 +77,7 @@ def silent_port() -> Iterator[int]:
             filler = stack.enter_context(socket.socket())
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
+        select.select([listener], [], [])  # one is in the queue, which has room for no other
         yield listener.getsockname()[1]
 
 
@@ -183,33 +178,36 @@ for _ in range(2):
     print("time-out", result, number, 0.15 < took)
 made.close()
 
-signal.signal(signal.SIGALRM, lambda *_: print("handled", flush=True))
-signal.siginterrupt(signal.SIGALRM, True)
+# Time and again: on a busy machine the first signal may come before the call has begun.
+handled = set()
+
+def call_interrupted(interrupts, handler):
+    handled.clear()
+    signal.signal(signal.SIGALRM, handler)
+    signal.siginterrupt(signal.SIGALRM, interrupts)
+    signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
+    result = call("connect", made.fileno(), address(PORT), 16)[:2]
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    print(*result, handled)
+
 made = socket.socket()
-signal.setitimer(signal.ITIMER_REAL, 0.2)
-print("interrupted", *call("connect", made.fileno(), address(PORT), 16)[:2])
+call_interrupted(True, lambda *_: handled.add("handled"))
 made.setblocking(False)
 print("goes on", *call("connect", made.fileno(), address(PORT), 16)[:2])
 made.close()
 
-signal.siginterrupt(signal.SIGALRM, False)
 made = socket.socket()
 made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 700)
-signal.setitimer(signal.ITIMER_REAL, 0.2)
-print("restarted", *call("connect", made.fileno(), address(PORT), 16)[:2])
+call_interrupted(False, lambda *_: handled.add("handled"))
 made.close()
 
 # What a handler does in the meantime is hooked as ever.
 def connect_elsewhere(*_):
-    other = socket.socket()
-    attempt("handler", other.connect, ("127.0.0.1", OPEN.getsockname()[1]))
-    print(OPEN.getsockname() == other.getpeername())
+    other = socket.create_connection(("127.0.0.1", OPEN.getsockname()[1]))
+    handled.add(OPEN.getsockname() == other.getpeername())
 OPEN = socket.create_server(("127.0.0.1", 0))
-signal.signal(signal.SIGALRM, connect_elsewhere)
-signal.siginterrupt(signal.SIGALRM, True)
 made = socket.socket()
-signal.setitimer(signal.ITIMER_REAL, 0.2)
-print(*call("connect", made.fileno(), address(PORT), 16)[:2])
+call_interrupted(True, connect_elsewhere)
 """
 
 
@@ -279,6 +277,9 @@ def test_other_sockets_are_left_alone(target: Target) -> None:
 
 
 NAMES = """
+# What /etc/hosts does not say is a question to the name server of this machine, whose answers may change.
+with open("/etc/hosts") as file:
+    has_ipv6 = any(line.split()[:1] == ["::1"] and "localhost" in line.split() for line in file)
 hosts = ["localhost", "127.0.0.1", "::1", "127.1", "", None, "0x7f.1", "fe80::1%lo"]
 for host in hosts:
     for service in (None, "http", "80", "absent", "99999"):
@@ -286,18 +287,21 @@ for host in hosts:
             (0, 0, 0, 0), (socket.AF_INET, 1, 0, 0), (socket.AF_INET6, 0, 17, 0), (0, 1, 0, 1), (0, 1, 0, 2),
             (0, 1, 0, 4), (socket.AF_INET6, 1, 0, 8), (0, 1, 0, 0x20), (0, 1, 0, 0x400), (99, 0, 0, 0),
         ):
+            if host == "localhost" and arguments[0] != socket.AF_INET and not has_ipv6:
+                continue
             try:
                 print(socket.getaddrinfo(host, service, *arguments))
             except (socket.gaierror, UnicodeError) as error:
                 print(host, service, arguments, error.args)
 for flags in range(0, 64, 3):
     for endpoint in (("127.0.0.1", 80), ("::1", 443, 0, 0), ("::ffff:127.0.0.1", 7, 0, 0)):
+        is_said = endpoint[0] == "127.0.0.1" or endpoint[0] == "::1" and has_ipv6
         try:
-            print(socket.getnameinfo(endpoint, flags))
+            print(socket.getnameinfo(endpoint, flags if is_said else flags | socket.NI_NUMERICHOST))
         except socket.gaierror as error:
             print(endpoint, flags, error.args)
 for function in (socket.gethostbyname, socket.gethostbyname_ex, socket.gethostbyaddr):
-    for host in ("localhost", "127.0.0.1", "::1"):
+    for host in ("localhost", "127.0.0.1", "::1")[: 3 if has_ipv6 else 2]:
         attempt(function.__name__, function, host)
 """
 
@@ -385,12 +389,10 @@ def test_lost_session_ends_a_pending_connect(target: Target, blocking: bool, vic
         process = stack.enter_context(target.start(*command, str(port), options=["--no-incoming"]))
         assert process.stdout is not None
         assert process.stdout.readline() == "connects\n"
-        wait_until(lambda: connecting(port) > before, 10, "the target does not connect")
+        wait_until(lambda: connecting(port) > before, "the target does not connect")
         for pid in target.agents() if victim == "agent" else target.proxies():
             os.kill(pid, signal.SIGKILL)
-        began = time.monotonic()
-        output, errors = process.communicate(timeout=60)
-        assert time.monotonic() - began < 5
+        output, errors = process.communicate(timeout=60)  # the kernel would try for two minutes
     assert output == "connect ENETDOWN\nanother ENETDOWN\n"
     (told,) = errors.splitlines()
     lost = f"mirror: the agent of {target.name} is gone" if victim == "agent" else "mirror: the session is lost"
@@ -402,7 +404,7 @@ def test_target_whose_network_is_unreachable(blocking: bool) -> None:
     lonely = Target("unshare", "--user", "--map-root-user", "--net", "sleep", "1000")
     try:
         name = Path(f"/proc/{lonely.process.pid}/comm")
-        wait_until(lambda: lonely.process.poll() is not None or name.read_text() == "sleep\n", 10, "it does not start")
+        wait_until(lambda: lonely.process.poll() is not None or name.read_text() == "sleep\n", "no start")
         if lonely.process.returncode is not None:
             pytest.skip("no network namespace can be made here")
         # An address of documentation; then loopback, which is down there.

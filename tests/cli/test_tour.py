@@ -7,7 +7,7 @@ import sys
 
 
 def test_the_tour_shows_every_step() -> None:
-    tour = subprocess.run([sys.executable, "-m", "mirror.cli.tour"], capture_output=True, text=True, timeout=60)
+    tour = subprocess.run([sys.executable, "-m", "mirror.cli.tour"], capture_output=True, text=True, timeout=180)
     assert (tour.returncode, tour.stderr) == (0, "")
     mirrored, stolen = tour.stdout.split("\n2. ")
     for text in (

@@ -141,7 +141,9 @@ def download_wheels() -> Path:
     """The agent's dependencies for the base's Python, fetched with this machine's own settings of pip."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     names = tuple(settings["tool"]["mirror"]["agent-dependencies"])
-    wanted = [line for line in settings["project"]["dependencies"] if line.startswith(names)]
+    project = settings["project"]
+    wanted = [line for line in project["dependencies"] if line.startswith(names)]
+    wanted += project["optional-dependencies"]["agent"]
     made = IMAGES / f"wheels-{_digest([], PYTHON, *wanted)}"
     if not made.exists():
         with step("fetching the agent's dependencies"):

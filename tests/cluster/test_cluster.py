@@ -88,7 +88,7 @@ def test_finished_jobs_are_removed_when_their_time_has_come(namespace: str) -> N
     short = job(namespace, "short", WORKLOAD_IMAGE, command=["true"])
     short["spec"]["ttlSecondsAfterFinished"] = 1
     kubectl("apply", "-f", "-", feed=json.dumps(short))
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while kubectl("-n", namespace, "get", "job/short", "--ignore-not-found", "-o", "name"):
         assert time.monotonic() < deadline, "it is still there"
 
@@ -101,7 +101,7 @@ def printed_by_a_pod(namespace: str, name: str, command: list[str]) -> str:
 def run_to_the_end(item: dict[str, Any]) -> None:
     kubectl("apply", "-f", "-", feed=json.dumps(item))
     name, namespace = item["metadata"]["name"], item["metadata"]["namespace"]
-    kubectl("-n", namespace, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=60s")
+    kubectl("-n", namespace, "wait", "--for=condition=Complete", f"job/{name}", "--timeout=180s")
 
 
 def job(namespace: str, name: str, image: str, **container: Any) -> dict[str, Any]:

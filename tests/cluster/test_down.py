@@ -116,7 +116,7 @@ def test_nothing_stays_of_a_cluster_that_was_used(before: Traces) -> None:
     interrupt("node.json", signal.SIGKILL)
     cluster("up")
     kubectl("apply", "-f", "-", feed=json.dumps(WORK))
-    kubectl("rollout", "status", "deployment/work", "--timeout=60s")
+    kubectl("rollout", "status", "deployment/work", "--timeout=180s")
     assert fetch(f"http://{NODE_ADDRESS}:30080/") == b"at work"
     kubectl("exec", "deployment/work", "--", "sh", "-c", "setsid sleep 3600 </dev/null >/dev/null 2>&1 &")
     different = left_behind(before, limit=0)
@@ -146,7 +146,7 @@ def interrupt(stage: str, number: signal.Signals) -> None:
     ) as making:
         wait_for(STATE / stage, making)
         making.send_signal(number)
-        _, said = making.communicate(timeout=60)
+        _, said = making.communicate(timeout=180)
     if number == signal.SIGKILL:
         assert making.returncode == -signal.SIGKILL
     else:
@@ -172,7 +172,7 @@ def kubectl(*arguments: str, feed: str = "") -> str:
 
 def fetch(url: str) -> bytes:
     """A page, as soon as the rules that lead to it are there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while True:
         try:
@@ -186,7 +186,7 @@ def fetch(url: str) -> bytes:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not path.exists():
         if process.poll() is not None:
             pytest.fail(f"it has ended already: {process.communicate()[1]}")

@@ -43,7 +43,7 @@ def traces() -> Traces:
     }
 
 
-def left_behind(before: Traces, limit: float = 20) -> Traces:
+def left_behind(before: Traces, limit: float = 60) -> Traces:
     """What is there now and was not before, and what other than processes is not there any more.
 
     Args:

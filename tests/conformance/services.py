@@ -35,7 +35,7 @@ class Dialer(socketserver.StreamRequestHandler):
         with socket.socket() as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             caller.bind((CALLER, source_port))
-            caller.settimeout(10)
+            caller.settimeout(60)
             caller.connect((address, port))
             caller.sendall(f"question from {source_port}\n".encode())
             # The program closes first, so that this source port is free again at once.

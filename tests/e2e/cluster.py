@@ -7,48 +7,72 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from mirror.cli.cluster import agents
+from mirror.cli.cluster import agents, podexec
 from mirror.cli.cluster.access import find_access
 from mirror.cli.cluster.api import Api, ApiError, Object, Unreachable, open_api
 from mirror.cli.cluster.reference import KINDS
 from tests.cluster.places import KUBECONFIG, WORKLOAD_IMAGE
 
 MIRROR = (sys.executable, "-m", "mirror.cli")
-WITHIN_S = 60.0
+WITHIN_S = 180.0
 """For whatever the cluster does; a busy machine is slow."""
-GONE_WITHIN_S = 20.0
-"""For an agent that nobody uses: its grace of 5 s, and what the cluster takes to see and remove it."""
 
 _MARK = "MIRROR_TEST_MARK"
+_FINDER = """
+import ctypes, os, signal, socket, struct, sys, time
+
+def found(wanted):
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            cgroups, name = open(f"/proc/{pid}/cgroup").read(), open(f"/proc/{pid}/comm").read().strip()
+        except OSError:
+            continue
+        if name in wanted or any(container in cgroups for container in wanted):
+            yield int(pid)
+"""
 _KILLER = """
-import os, signal, sys
-wanted = sys.argv[1:]
-for pid in filter(str.isdecimal, os.listdir("/proc")):
+pids = list(found(sys.argv[1:]))
+began = time.time()
+for pid in pids:
     try:
-        cgroups = open(f"/proc/{pid}/cgroup").read()
-    except OSError:
-        continue
-    if any(container in cgroups for container in wanted):
-        os.kill(int(pid), signal.SIGKILL)
-        print("killed", pid)
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # it died of the death of another
+print("killed", began) if pids else print("found nothing")
+"""
+_RULES = """
+libc = ctypes.CDLL(None, use_errno=True)
+for pid in found(sys.argv[1:]):
+    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    if libc.setns(network, 0):
+        raise OSError(ctypes.get_errno(), "setns")
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12) as netfilter:
+        netfilter.send(struct.pack("=IHHIII", 20, 10 << 8 | 1, 0x301, 0, 0, 0))  # NFT_MSG_GETTABLE of all
+        if b"mirror" in netfilter.recv(1 << 20):
+            print(pid)
+    os.close(network)
 """
 _PATHS = {
     "Namespace": "/api/v1/namespaces",
+    "Node": "/api/v1/nodes",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
+    "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+    "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
 }
 _KINDS = {
     **{kind.name: (kind.paths, kind.plural) for kind in KINDS if kind.paths},
     **{
         plural.removesuffix("s"): (("/api/v1",), plural)
-        for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas")
+        for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas", "limitranges")
     },
     **{
         plural.removesuffix("s"): (("/apis/rbac.authorization.k8s.io/v1",), plural)
@@ -85,8 +109,8 @@ class Cluster:
         while True:
             try:
                 return trio.run(main)
-            except Unreachable:
-                if time.monotonic() > give_up_at:
+            except (Unreachable, ApiError) as error:
+                if (isinstance(error, ApiError) and error.status < 500) or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.5)
 
@@ -126,6 +150,11 @@ class Cluster:
             return None
 
         return self.ask(look)
+
+    def scale(self, name: str, replicas: int) -> None:
+        """Has a Deployment keep so many pods."""
+        path = f"{self._paths('deployment')[0]}/{name}"
+        self.ask(lambda api: api.patch(path, {"spec": {"replicas": replicas}}))
 
     def remove(self, kind: str, name: str, *, namespace: str = "") -> None:
         """Removes one object, if it is there."""
@@ -169,22 +198,36 @@ class Cluster:
 
     def pod_of(self, app: str) -> Object:
         """The ready pod with a label."""
-        return next(pod for pod in self.objects("pod", f"app={app}") if _is_ready(pod))
+        return self.ready_pods(app)[0]
 
-    def run_in_pod(self, *command: str, **more: Any) -> str:
+    def ready_pods(self, app: str) -> list[Object]:
+        """All ready pods with a label."""
+        return [pod for pod in self.objects("pod", f"app={app}") if _is_ready(pod)]
+
+    def run_in_pod(self, *command: str, is_privileged: bool = False, **more: Any) -> str:
         """Runs a command in a pod made for it, and returns what it wrote; `more` is for its spec."""
         name = f"run-{uuid.uuid4().hex[:8]}"
-        container = {"name": "run", "image": WORKLOAD_IMAGE, "command": list(command)}
+        container = {
+            "name": "run",
+            "image": WORKLOAD_IMAGE,
+            "command": list(command),
+            "securityContext": {"privileged": is_privileged},
+        }
         spec = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container], **more}
         self.apply({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
         try:
-            wait_until(lambda: self._phase(name) in ("Succeeded", "Failed"), WITHIN_S, f"{command} does not end")
+            wait_until(lambda: self.phase(name) in ("Succeeded", "Failed"), WITHIN_S, f"{command} does not end")
             return self.log(name)
         finally:
             self.remove("pod", name)
 
-    def _phase(self, name: str) -> str:
+    def phase(self, name: str) -> str:
+        """Of a pod."""
         return str((self.get("pod", name) or {})["status"].get("phase"))
+
+    def run_in_container(self, pod: str, *command: str, container: str = "app") -> str:
+        """Runs a command in a container that runs, and returns what it wrote."""
+        return self.ask(lambda api: podexec.run(api, self.namespace, pod, container, command)).decode()
 
     # --- agents -------------------------------------------------------------------------------------------
 
@@ -208,12 +251,28 @@ class Cluster:
         wait_until(are_running, WITHIN_S, "no agent runs")
         return self.agent_pods()
 
-    def kill_agents(self) -> None:
-        """Ends every process of every agent by SIGKILL; from a pod, since the node may be another machine."""
-        statuses = [status for pod in self.running_agent_pods() for status in pod["status"]["containerStatuses"]]
-        containers = [status["containerID"].rpartition("://")[2] for status in statuses]
-        said = self.run_in_pod("python3", "-c", _KILLER, *containers, hostPID=True)
-        assert "killed" in said, said
+    def kill_agents(self) -> float:
+        """Ends every process of every agent by SIGKILL; when that was, by `time.time`."""
+        return self.kill(*_containers(self.running_agent_pods()))
+
+    def kill(self, *names: str) -> float:
+        """Ends processes by SIGKILL; when that was. From a pod, since the node may be another machine.
+
+        Args:
+            names: Of containers (their ids) or of programs of the node.
+        """
+        said = self.run_in_pod("python3", "-c", _FINDER + _KILLER, *names, hostPID=True).split()
+        assert said[0] == "killed", said
+        return float(said[1])
+
+    def kill_containers(self, app: str) -> float:
+        """The same for the containers of the pod with a label."""
+        return self.kill(*_containers([self.pod_of(app)]))
+
+    def rules(self) -> list[str]:
+        """The processes of our namespace's pods in whose networks there are rules of mirror's."""
+        containers = _containers([pod for pod in self.objects("pod", "app") if _is_ready(pod)])
+        return self.run_in_pod("python3", "-c", _FINDER + _RULES, *containers, is_privileged=True, hostPID=True).split()
 
     def wait_without_agents(self) -> None:
         """Until neither Job nor pod of an agent is left.
@@ -229,7 +288,7 @@ class Cluster:
             ]
             return not left and not self.jobs()
 
-        wait_until(are_gone, GONE_WITHIN_S, "an agent is left")
+        wait_until(are_gone, WITHIN_S, "an agent is left")
 
     # --- mirror -------------------------------------------------------------------------------------------
 
@@ -249,6 +308,16 @@ class Cluster:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         arguments: dict[str, Any] = {**pipes, "text": True, "env": self.variables, **how}
         return subprocess.Popen(self.command(target, *command, options=options), **arguments)
+
+    @contextmanager
+    def held(self, target: str, command: str = ":", *, options: Sequence[str] = ()) -> Iterator[str]:
+        """A session that lasts as long as the block, and with it its agent; what a shell's command wrote in it."""
+        with self.start(target, "sh", "-c", f"{command}; echo begun; exec sleep 1000", options=options) as program:
+            try:
+                assert program.stdout is not None
+                yield "".join(iter(program.stdout.readline, "begun\n"))
+            finally:
+                program.kill()
 
     def proxies(self) -> list[int]:
         """The proxies of sessions that were started here."""
@@ -274,6 +343,11 @@ class Cluster:
         path.write_text(yaml.safe_dump(content))
         path.chmod(0o600)
         return path
+
+
+def _containers(pods: Sequence[Object]) -> list[str]:
+    statuses = [status for pod in pods for status in pod["status"]["containerStatuses"]]
+    return [status["containerID"].rpartition("://")[2] for status in statuses]
 
 
 def find() -> Path | None:

@@ -30,6 +30,8 @@ def cluster() -> Iterator[Cluster]:
         assert owner is not None
         cluster.apply(workloads.job_of(owner))
         cluster.wait_ready(*workloads.APPS)
+        # The node's rules for a service come a moment after its pod is ready.
+        wait_until(lambda: cluster.run_in_pod("curl", "-s", "-m", "60", "http://web/"), WITHIN_S, "no service answers")
         yield cluster
     finally:
         cluster.remove("Namespace", name)

@@ -15,7 +15,8 @@ LEVEL = "pod-security.kubernetes.io/enforce"
 def test_all_is_well(cluster: Cluster) -> None:
     result = run(cluster, "doctor", "-n", cluster.namespace)
     assert result.returncode == 0, result.stdout
-    assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok"}
+    assert {line.split()[0] for line in result.stdout.splitlines()} == {"ok", "info"}
+    assert f"the cluster admits agents in namespace {cluster.namespace}" in result.stdout
     assert "it is Kubernetes v1." in result.stdout
 
 

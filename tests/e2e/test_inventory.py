@@ -7,12 +7,12 @@ import subprocess
 from pathlib import Path
 
 from mirror.cli.errors import EXIT_FAILED
-from tests.e2e.cluster import MIRROR, Cluster, wait_until
+from tests.e2e.cluster import MIRROR, WITHIN_S, Cluster, wait_until
 
 
 def run(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [*MIRROR, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=cluster.variables, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=cluster.variables, timeout=WITHIN_S, check=False)
 
 
 def test_targets_as_json(cluster: Cluster) -> None:
@@ -42,7 +42,7 @@ def test_what_may_not_be_listed_is_said(cluster: Cluster, tmp_path: Path) -> Non
 
 
 def test_an_agent_is_shown_and_removed(alone: Cluster) -> None:
-    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 60") as program:
+    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 1000") as program:
         try:
             assert program.stdout is not None
             assert program.stdout.readline() == "begun\n"
@@ -58,7 +58,7 @@ def test_an_agent_is_shown_and_removed(alone: Cluster) -> None:
             assert "there is no agent nobody" in wrong.stderr
             removed = run(alone, "agents", "-n", alone.namespace, "--remove", row["job"])
             assert removed.stdout == f"{alone.namespace}/{row['job']} is being removed\n"
-            wait_until(lambda: not alone.agent_pods(), 20, "the agent is left")
+            wait_until(lambda: not alone.agent_pods(), WITHIN_S, "the agent is left")
             # The program lives on, and is told.
             assert "the agent of deployment/web is gone" in program.stdout.readline()
             assert program.poll() is None

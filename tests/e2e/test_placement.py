@@ -37,7 +37,7 @@ def test_another_namespace_and_more(alone: Cluster, elsewhere: str, tmp_path: Pa
     }
     file.write_text(json.dumps({"agent": agent}))
     with alone.start(
-        "deployment/web", "sh", "-c", "echo $COLOUR; exec sleep 60", options=["-f", str(file), "-a", elsewhere]
+        "deployment/web", "sh", "-c", "echo $COLOUR; exec sleep 1000", options=["-f", str(file), "-a", elsewhere]
     ) as program:
         try:
             assert program.stdout is not None

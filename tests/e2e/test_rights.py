@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,17 +12,24 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from mirror.cli.cluster import agents
 from mirror.cli.cluster.rights import role
-from tests.e2e.cluster import Cluster
+from mirror.cli.errors import EXIT_FAILED
+from mirror.cli.settings import AgentSettings
+from tests.cluster.places import AGENT_IMAGE
+from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
+from tests.e2e.test_inventory import run
 from tests.e2e.test_refusals import refusal
 
 USER = "mirror-tester"
+ADMIN = "mirror-administrator"
 RULES: list[dict[str, Any]] = yaml.safe_load(role("user"))["rules"]
+ADMIN_RULES: list[dict[str, Any]] = yaml.safe_load(role("admin"))["rules"]
 
 
-def without(resource: str, *verbs: str) -> list[dict[str, Any]]:
+def without(resource: str, *verbs: str, given: list[dict[str, Any]] = RULES) -> list[dict[str, Any]]:
     """The rules but for a resource, or but for some verbs on it."""
-    rules = copy.deepcopy(RULES)
+    rules = copy.deepcopy(given)
     for rule in rules:
         if resource in rule["resources"]:
             if verbs:
@@ -34,23 +42,56 @@ def without(resource: str, *verbs: str) -> list[dict[str, Any]]:
 @contextmanager
 def rights(cluster: Cluster, rules: list[dict[str, Any]]) -> Iterator[None]:
     """Gives USER rights in our namespace, and takes them away."""
+    with bound(cluster, "Role", "tester", rules, USER):
+        yield
+
+
+@contextmanager
+def admin_rights(cluster: Cluster, rules: list[dict[str, Any]]) -> Iterator[None]:
+    """Gives ADMIN rights in the whole cluster, and takes them away."""
+    with bound(cluster, "ClusterRole", cluster.namespace, rules, ADMIN):
+        yield
+
+
+@contextmanager
+def bound(cluster: Cluster, kind: str, name: str, rules: list[dict[str, Any]], user: str) -> Iterator[None]:
+    """A Role or ClusterRole, bound to a user."""
     api = "rbac.authorization.k8s.io"
-    common = {"apiVersion": f"{api}/v1", "metadata": {"name": "tester"}}
-    reference = {"apiGroup": api, "kind": "Role", "name": "tester"}
-    subject = {"apiGroup": api, "kind": "User", "name": USER}
-    cluster.apply({**common, "kind": "Role", "rules": rules})
-    cluster.apply({**common, "kind": "RoleBinding", "roleRef": reference, "subjects": [subject]})
+    mark = f"mark-{uuid.uuid4().hex}"
+    marking = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"], "resourceNames": [mark]}
+    common = {"apiVersion": f"{api}/v1", "metadata": {"name": name}}
+    reference = {"apiGroup": api, "kind": kind, "name": name}
+    subject = {"apiGroup": api, "kind": "User", "name": user}
+    cluster.apply({**common, "kind": kind, "rules": [*rules, marking]})
+    cluster.apply({**common, "kind": f"{kind}Binding", "roleRef": reference, "subjects": [subject]})
     try:
+        # The API server goes by them, and without them, a moment after it was told.
+        wait_until(lambda: has_right(cluster, user, mark), WITHIN_S, "the rights are not given")
         yield
     finally:
-        for kind in ("rolebinding", "role"):
-            cluster.remove(kind, "tester")
+        for each in (f"{kind}Binding", kind):
+            cluster.remove(each, name)
+        wait_until(lambda: not has_right(cluster, user, mark), WITHIN_S, "the rights are left")
+
+
+def has_right(cluster: Cluster, user: str, configmap: str) -> bool:
+    """Whether a user may get a ConfigMap of our namespace."""
+    attributes = {"namespace": cluster.namespace, "verb": "get", "resource": "configmaps", "name": configmap}
+    review = {"spec": {"user": user, "resourceAttributes": attributes}}
+    answer = cluster.ask(lambda api: api.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", review))
+    return bool(answer["status"]["allowed"])
 
 
 @pytest.fixture
 def kubeconfig(cluster: Cluster, tmp_path: Path) -> str:
     """Of USER, who has no other rights."""
     return str(cluster.as_user(USER, tmp_path))
+
+
+@pytest.fixture
+def admin_kubeconfig(cluster: Cluster, tmp_path: Path) -> str:
+    """Of ADMIN, likewise."""
+    return str(cluster.as_user(ADMIN, tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +130,57 @@ def test_a_missing_one_is_named(cluster: Cluster, kubeconfig: str, target: str, 
     assert f"{named} in namespace {cluster.namespace}" in sentence
 
 
-def test_no_right_to_make_an_agent(alone: Cluster, kubeconfig: str) -> None:
-    with rights(alone, without("jobs", "create")):
+@pytest.mark.parametrize("verb", ["create", "patch"])
+def test_no_right_to_make_an_agent(alone: Cluster, kubeconfig: str, verb: str) -> None:
+    with rights(alone, without("jobs", verb)):
         sentence = refusal(alone, "deployment/web", "--kubeconfig", kubeconfig)
-    assert f"lacks the right to create jobs.batch in namespace {alone.namespace}" in sentence
+    assert f"lacks the right to {verb} jobs.batch in namespace {alone.namespace}" in sentence
+
+
+# --- administrators ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def agent(alone: Cluster) -> Iterator[str]:
+    """The Job of somebody's agent in our namespace; no node takes its pod, so that it goes at once."""
+    settings = AgentSettings(node_selector={"mirror-e2e": "nowhere"})
+    job = agents.manifest(agents.Wish(None, alone.namespace, ("names",), settings, AGENT_IMAGE))
+    alone.apply(job)
+    yield job["metadata"]["name"]
+    alone.remove("job", job["metadata"]["name"])
+
+
+def test_administrators_see_and_remove_agents_everywhere(cluster: Cluster, admin_kubeconfig: str, agent: str) -> None:
+    with admin_rights(cluster, ADMIN_RULES):
+        shown = run(cluster, "agents", "-A", "--kubeconfig", admin_kubeconfig)
+        assert shown.returncode == 0, shown.stderr
+        assert [cluster.namespace, agent] in [line.split()[:2] for line in shown.stdout.splitlines()]
+        removed = run(cluster, "agents", "-A", "--remove", agent, "--kubeconfig", admin_kubeconfig)
+    assert removed.stdout == f"{cluster.namespace}/{agent} is being removed\n", removed.stderr
+    wait_until(lambda: agent not in cluster.jobs(), WITHIN_S, "the agent is left")
+
+
+@pytest.mark.parametrize(
+    ("verb", "options", "where"),
+    [("list", (), "the whole cluster"), ("delete", ("--remove",), "namespace {namespace}")],
+)
+def test_an_administrators_missing_right_is_named(
+    cluster: Cluster, admin_kubeconfig: str, agent: str, verb: str, options: tuple[str, ...], where: str
+) -> None:
+    names = [agent] if options else []
+    with admin_rights(cluster, without("jobs", verb, given=ADMIN_RULES)):
+        result = run(cluster, "agents", "-A", *options, *names, "--kubeconfig", admin_kubeconfig)
+    assert result.returncode == EXIT_FAILED
+    place = where.format(namespace=cluster.namespace)
+    assert f"user {ADMIN} lacks the right to {verb} jobs.batch in {place}, which mirror needs to" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert agent in cluster.jobs()
+
+
+def test_administrators_are_told_that_a_namespace_does_not_exist(cluster: Cluster, admin_kubeconfig: str) -> None:
+    options = ("-n", "mirror-nowhere", "--kubeconfig", admin_kubeconfig)
+    with admin_rights(cluster, ADMIN_RULES):
+        assert "there is no namespace mirror-nowhere" in refusal(cluster, "deployment/web", *options)
+    with admin_rights(cluster, without("namespaces", given=ADMIN_RULES)):
+        sentence = refusal(cluster, "deployment/web", *options)
+    assert f"user {ADMIN} lacks the right to get deployments.apps in namespace mirror-nowhere" in sentence

@@ -7,8 +7,9 @@ import os
 import signal
 from pathlib import Path
 
+from mirror.cli.errors import EXIT_FAILED
 from tests.e2e import workloads
-from tests.e2e.cluster import Cluster
+from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
 
 
 def output(cluster: Cluster, *command: str, target: str = "deployment/web") -> str:
@@ -49,7 +50,7 @@ def test_names_short_and_long(cluster: Cluster) -> None:
 
 def test_a_service_is_called_from_the_pod(cluster: Cluster) -> None:
     """The service's pod sees the target's address, not this machine's."""
-    said = output(cluster, "curl", "-s", "-m", "20", "http://web/", target="statefulset/db")
+    said = output(cluster, "curl", "-s", "-m", "60", "http://web/", target="statefulset/db")
     assert said == f"pod, to {cluster.pod_of('db')['status']['podIP']}\n"
 
 
@@ -65,12 +66,12 @@ def test_exit_status(cluster: Cluster) -> None:
 
 
 def test_nothing_stays(alone: Cluster) -> None:
-    assert alone.run("deployment/web", "true").returncode == 0
-    assert len(alone.jobs()) == 1
+    with alone.held("deployment/web"):
+        assert len(alone.jobs()) == 1
 
 
 def test_a_second_session_joins(alone: Cluster) -> None:
-    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 60") as first:
+    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 1000") as first:
         try:
             assert first.stdout is not None
             assert first.stdout.readline() == "begun\n"
@@ -88,9 +89,9 @@ def test_a_second_session_joins(alone: Cluster) -> None:
 
 def test_other_needs_get_another_agent_with_fewer_rights(alone: Cluster) -> None:
     options = ["--no-incoming", "--no-outgoing", "--no-remote-dns"]
-    result = alone.run("deployment/web", "cat", "/app/config/orders.ini", options=options)
-    assert result.stdout == workloads.ORDERS, result.stderr
-    (pod,) = alone.agent_pods()
+    with alone.held("deployment/web", "cat /app/config/orders.ini", options=options) as said:
+        assert said == workloads.ORDERS
+        (pod,) = alone.agent_pods()
     capabilities = pod["spec"]["containers"][0]["securityContext"]["capabilities"]
     assert capabilities["drop"] == ["ALL"]
     assert not {"SYS_ADMIN", "NET_ADMIN"} & {*capabilities["add"]}
@@ -98,7 +99,7 @@ def test_other_needs_get_another_agent_with_fewer_rights(alone: Cluster) -> None
 
 def test_nothing_stays_when_everything_is_killed(alone: Cluster) -> None:
     """Proxy and agent by SIGKILL: the cluster finds the Job ended, and removes it."""
-    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 60") as program:
+    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 1000") as program:
         try:
             assert program.stdout is not None
             assert program.stdout.readline() == "begun\n"
@@ -120,4 +121,32 @@ def test_an_interrupted_start_leaves_nothing(alone: Cluster, tmp_path: Path) -> 
             if "waiting for the agent's pod to be scheduled" in line:
                 break
         os.killpg(program.pid, signal.SIGINT)
-        assert program.wait(10) == -signal.SIGINT
+        assert program.wait(WITHIN_S) == -signal.SIGINT
+
+
+def test_a_start_that_is_killed_leaves_nothing_for_long(alone: Cluster) -> None:
+    """The proxy by SIGKILL, and an image that does not exist: nobody is left to remove the Job but the cluster."""
+    timeout_s = 5
+    options = ["-v", "-i", "127.0.0.1:1/none:1", "--agent-startup-timeout", str(timeout_s)]
+    with alone.start("deployment/web", "true", options=options) as program:
+        assert program.stdout is not None
+        for line in program.stdout:
+            if "is asked for" in line:
+                break
+        (proxy,) = alone.proxies()
+        os.kill(proxy, signal.SIGKILL)
+        assert program.wait(WITHIN_S) == EXIT_FAILED
+    wait_until(
+        lambda: not alone.jobs() and not alone.agent_pods(), timeout_s + 2 * WITHIN_S, "what never came up is left"
+    )
+
+
+def test_an_agent_that_runs_has_no_deadline(alone: Cluster) -> None:
+    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep infinity") as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline() == "begun\n"
+            (job,) = alone.objects("job", alone.agents)
+            assert "activeDeadlineSeconds" not in job["spec"]
+        finally:
+            program.kill()

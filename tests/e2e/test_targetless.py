@@ -10,15 +10,9 @@ from tests.e2e.cluster import MIRROR, WITHIN_S, Cluster
 
 
 def test_names_and_network_are_the_clusters(alone: Cluster) -> None:
-    with alone.start(
-        "targetless", "sh", "-c", "curl -s -m 20 http://web/ && read line", stdin=subprocess.PIPE
-    ) as session:
-        assert session.stdout is not None
-        said = session.stdout.readline()
+    with alone.held("targetless", "curl -s -m 60 http://web/") as said:
         (pod,) = alone.running_agent_pods()
-        session.communicate("\n", timeout=WITHIN_S)
     assert said == f"pod, to {pod['status']['podIP']}\n"
-    assert session.returncode == 0
     assert not pod["spec"].get("hostPID")
     assert pod["spec"]["containers"][0]["securityContext"]["runAsNonRoot"] is True
 
@@ -34,7 +28,9 @@ def test_the_clusters_hosts_file_is_read(cluster: Cluster) -> None:
 
 def test_a_forgotten_target_is_told(cluster: Cluster) -> None:
     command = [*MIRROR, "exec", "-n", cluster.namespace, "--", "getent", "hosts", "web"]
-    result = subprocess.run(command, capture_output=True, text=True, env=cluster.variables, timeout=60, check=False)
+    result = subprocess.run(
+        command, capture_output=True, text=True, env=cluster.variables, timeout=WITHIN_S, check=False
+    )
     assert f"web.{cluster.namespace}.svc" in result.stdout
     assert "no target was named" in result.stderr
 

@@ -10,21 +10,22 @@ from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
 from tests.e2e.workloads import PORT
 
 SERVER = f"""
-import http.server
+import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"user\\n")
     def log_message(self, *_):
-        print(self.path, self.client_address[0], flush=True)
+        sys.stdout.write(f"{{self.path}} {{self.client_address[0]}}\\n")  # at once: others do so meanwhile
+        sys.stdout.flush()
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 server = Server(("", {PORT}), Handler)
 print("listening", flush=True)
 server.serve_forever()
 """
-CALL = ("sh", "-c", "curl -s -m 20 http://web/hello; hostname -i")
+CALL = ("sh", "-c", "curl -s -m 60 http://web/hello; hostname -i")
 
 
 @contextlib.contextmanager
@@ -84,7 +85,7 @@ def test_mirroring(cluster: Cluster) -> None:
         assert answer == f"pod, to {caller.strip()}"
         assert wait_for_request(program, "/hello") == caller.strip()
     pod = cluster.pod_of("web")["metadata"]["name"]
-    assert "request /hello" in cluster.log(pod)
+    wait_until(lambda: "request /hello" in cluster.log(pod), WITHIN_S, "the pod was not asked")
 
 
 def test_no_incoming(cluster: Cluster) -> None:

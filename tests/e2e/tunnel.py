@@ -14,7 +14,7 @@ from tests.cluster.places import WORKLOAD_IMAGE
 PORT = 7000
 POD = "tunnel"
 READY = "ready"
-WITHIN_S = 120.0
+WITHIN_S = 180.0
 """For whatever the cluster does; a busy machine is slow."""
 
 # On the loopback alone. A connection begins with what to do and, but for `e`, a count of bytes: `e` echoes, `d` sends

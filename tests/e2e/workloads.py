@@ -8,14 +8,15 @@ from tests.cluster.places import WORKLOAD_IMAGE
 
 PORT = 8080
 SERVER = f"""
-import http.server, socketserver
+import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(200)
         self.end_headers()
         self.wfile.write(f"pod, to {{self.client_address[0]}}\\n".encode())
     def log_message(self, *_):
-        print("request", self.path, flush=True)
+        sys.stdout.write(f"request {{self.path}}\\n")  # at once: others do so meanwhile
+        sys.stdout.flush()
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 Server(("", {PORT}), Handler).serve_forever()
@@ -66,8 +67,9 @@ def web() -> dict[str, Any]:
     """The Deployment that answers requests, and is ready only when it does."""
     deployment = _workload("Deployment", "web", "python3", "-c", SERVER)
     containers = deployment["spec"]["template"]["spec"]["containers"]
-    # As kubelets ask: the traffic tests show whether such probes disturb.
-    containers[0]["readinessProbe"] = {"httpGet": {"port": PORT, "path": "/ready"}, "periodSeconds": 1}
+    # As kubelets ask: the traffic tests show whether such probes disturb. A busy machine does not make it unready.
+    patience = {"timeoutSeconds": 30, "failureThreshold": 30}
+    containers[0]["readinessProbe"] = {"httpGet": {"port": PORT, "path": "/ready"}, "periodSeconds": 1, **patience}
     return deployment
 
 
@@ -117,6 +119,8 @@ WORKLOADS = (
 APPS = ("web", "mesh", "db", "logs", "rs", "load", "nightly")
 
 SICK = _workload("Deployment", "sick", "sh", "-c", "exit 3")
+# Else it is ready for a moment each time.
+SICK["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] = {"exec": {"command": ["false"]}}
 IDLE = _workload("Deployment", "idle", replicas=0)
 
 ROLLOUT_KIND = _object(

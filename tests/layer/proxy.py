@@ -39,6 +39,8 @@ from mirror.protocol.messages import (
     StatFile,
 )
 
+WITHIN_S = 180.0
+"""Bounds a wait on a busy machine."""
 REMOTE = b"/pod"
 """Below it everything is the target's."""
 
@@ -124,9 +126,9 @@ class LayerProxy:
         }
 
     async def run(self, *command: str, **options: Any) -> CompletedProcess[str]:
-        """Runs a program in the session to its end, within 60 s."""
+        """Runs a program in the session to its end."""
         environment = options.pop("env", None) or self.environment()
-        with trio.fail_after(60):
+        with trio.fail_after(WITHIN_S):
             done = await trio.run_process(
                 list(command), env=environment, capture_stdout=True, capture_stderr=True, check=False, **options
             )

@@ -42,7 +42,7 @@ async def test_first_program_is_hooked(proxy: LayerProxy) -> None:
         "subprocess.run(['xargs', 'cat'], input=b'/pod/config')",
         "subprocess.run(['sh', '-c', 'exec cat /pod/config'])",
         "subprocess.run(['bash', '-c', '(cat) < /pod/config'])",
-        "subprocess.run(['nice', 'timeout', '9', 'setsid', '-w', 'cat', '/pod/config'])",
+        "subprocess.run(['nice', 'timeout', '99', 'setsid', '-w', 'cat', '/pod/config'])",
     ],
 )
 async def test_child_of_every_kind_is_hooked(proxy: LayerProxy, start: str) -> None:

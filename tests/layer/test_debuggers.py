@@ -12,7 +12,7 @@ import sys
 import pytest
 import trio
 
-from tests.layer.proxy import LayerProxy
+from tests.layer.proxy import WITHIN_S, LayerProxy
 
 needs_gdb = pytest.mark.skipif(shutil.which("gdb") is None, reason="gdb is not installed")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -80,7 +80,7 @@ print(os.read(reading, 9), len(os.listdir("/proc/self/task")), open("/pod/config
 sys.stdin.read()
 """
     async with proxy.start(sys.executable, "-S", "-c", code) as program:
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN_S):
             for _ in range(5):
                 await trio.to_thread.run_sync(os.waitid, os.P_PID, program.process.pid, os.WSTOPPED)
                 program.process.send_signal(signal.SIGCONT)

@@ -8,14 +8,14 @@ import sys
 
 import trio
 
-from tests.layer.proxy import LayerProxy
+from tests.layer.proxy import WITHIN_S, LayerProxy
 
 
 async def test_lifeline_ends_with_the_process(proxy: LayerProxy) -> None:
     await proxy.run("true")
     port = proxy.arrivals[0].lifeline_port
     assert port != 0
-    with trio.fail_after(10):
+    with trio.fail_after(WITHIN_S):
         await proxy.lifelines[port].wait()
 
 
@@ -41,7 +41,7 @@ os.read(os.open(sys.argv[1], os.O_RDONLY), 1)
         assert not proxy.lifelines[port].is_set()
         os.kill(daemon, signal.SIGKILL)
         os.close(writing)
-        with trio.fail_after(10):
+        with trio.fail_after(WITHIN_S):
             await proxy.lifelines[port].wait()
     finally:
         os.unlink(fifo)
@@ -59,7 +59,7 @@ print(os.getpid(), forked, *[child.pid for child in children], flush=True)
 sys.stdin.read()
 """
     async with proxy.start(sys.executable, "-S", "-c", code) as program:
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN_S):
             pids = (await program.line()).split()
             while proxy.hooked().count("sleep") < 3:
                 await proxy.next_arrival.wait()

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 import trio
 
 from mirror.protocol.messages import OpenFile
-from tests.layer.proxy import LayerProxy, open_proxy
+from tests.layer.proxy import WITHIN_S, LayerProxy, open_proxy
 
 
 async def test_threads_share_a_few_connections(proxy: LayerProxy, compile_c: Callable[..., str]) -> None:
@@ -47,7 +47,18 @@ int main(void) {
 """
     for number in range(16):
         proxy.files[b"/pod/%d" % number] = b"%d" % number
-    done = await proxy.run(compile_c(source, "-pthread"))
+    program = compile_c(source, "-pthread")
+    proxy.hold = hold = trio.Event()
+
+    async def wait_for_a_second() -> None:
+        while "thread" not in proxy.causes():
+            await proxy.next_arrival.wait()
+        hold.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_for_a_second)
+        done = await proxy.run(program)
+        nursery.cancel_scope.cancel()
     assert (done.stdout, done.stderr) == ("done\n", "")
     assert len(proxy.requests) == 16 * 50
     assert 1 <= proxy.causes().count("thread") <= 7
@@ -278,11 +289,14 @@ int main(int argc, char **argv) {
     }
     sigaction(SIGALRM, &action, NULL);
     sigaction(SIGUSR1, &action, NULL);
-    struct itimerval timer = {{0, 1500}, {0, 1500}};
-    setitimer(ITIMER_REAL, &timer, NULL);
-    for (volatile int i = 0; i < 300; i++) {
+    struct itimerval timer = {{0, 0}, {0, 0}};
+    for (volatile int i = 0; i < 300 || !handled; i++) {
         if (sigsetjmp(back, 1))
             continue;
+        /* One signal each time, at all moments of an exchange. A timer that went on by itself could be quicker than
+           the handler is on a busy machine, and then nothing else would ever run. */
+        timer.it_value.tv_usec = 1 + i * 37 % 1500;
+        setitimer(ITIMER_REAL, &timer, NULL);
         int size = read_file("/pod/config", text);
         failed += size != 11 || strcmp(text, "of the pod\n");
     }
@@ -325,7 +339,7 @@ async def test_handler_that_forks_in_an_exchange(proxy: LayerProxy, compile_c: C
 async def test_interrupt_ends_a_program_that_waits_for_an_answer(proxy: LayerProxy) -> None:
     proxy.hold = trio.Event()
     async with proxy.start("cat", "/pod/config") as program:
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN_S):
             await proxy.asked.wait()
             program.process.send_signal(signal.SIGINT)
             assert await program.process.wait() == -signal.SIGINT
@@ -346,9 +360,9 @@ os.execv("/bin/echo", ["echo", "ran"])
         async with open_proxy() as proxy:
             proxy.files[b"/pod/config"] = b"of the pod\n"
             program = await stack.enter_async_context(proxy.start(sys.executable, "-S", "-c", code))
-            with trio.fail_after(30):
+            with trio.fail_after(WITHIN_S):
                 assert await program.line() == "of the pod\n"
-        with trio.fail_after(30):
+        with trio.fail_after(WITHIN_S):
             output, errors = await program.rest()
     assert program.process.returncode == 125
     assert output == "EIO\n" * 3

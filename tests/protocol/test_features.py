@@ -27,6 +27,10 @@ def test_who_stands_in_for_itself_enters_nothing() -> None:
     assert linux_capabilities(FEATURES, targetless=True) == ("NET_ADMIN",)
 
 
+def test_in_the_targets_pod_no_namespace_is_entered() -> None:
+    assert {*linux_capabilities(FEATURES)} - {*linux_capabilities(FEATURES, in_the_pod=True)} == {"SYS_ADMIN"}
+
+
 def test_nothing_needs_nothing() -> None:
     assert linux_capabilities([]) == ()
 

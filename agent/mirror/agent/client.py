@@ -49,6 +49,12 @@ class Client:
         incoming: Shared by all clients; None where incoming traffic cannot be had, as `reasons` says.
         ready: What the worker found.
         reasons: For each capability that is missing, a sentence.
+
+    Attributes:
+        user: Who it is, for others; empty: that is not known.
+        session: What all its connections have in common; empty: it has no other, or that is not known.
+        is_alone: Set once its former connection is over; until then it gets no traffic.
+        is_over: Set once everything that it had is put back.
     """
 
     def __init__(
@@ -60,7 +66,9 @@ class Client:
         ready: Ready,
         reasons: Mapping[str, str],
     ) -> None:
-        self.user = ""
+        self.user = self.session = ""
+        self.is_alone = trio.Event()
+        self.is_over = trio.Event()
         self._target = target
         self._worker = worker
         self._incoming = incoming
@@ -90,6 +98,12 @@ class Client:
                 if self._incoming is not None:
                     with trio.CancelScope(shield=True):
                         await self._incoming.close(self)
+
+    async def introduction(self) -> m.Hello:
+        """How it has introduced itself. Raises ConnectionLost."""
+        hello = await self._peer.handshake()
+        assert isinstance(hello, m.Hello)
+        return hello
 
     async def end(self, reason: str) -> None:
         """Says goodbye; `serve` then returns."""
@@ -139,8 +153,8 @@ class Client:
             case m.Subscribe():
                 if self._incoming is None:
                     raise RequestFailed(errno.EOPNOTSUPP, self._reasons["incoming"])
-                introduction = await self._peer.handshake()
-                self.user = introduction.user if isinstance(introduction, m.Hello) else ""
+                self.user = (await self.introduction()).user
+                await self.is_alone.wait()
                 await self._incoming.subscribe(self, request)
                 return m.Done()
             case m.Unsubscribe():

@@ -8,7 +8,8 @@ times as long as all the rest. The agent ends when its client does.
 
     python -m mirror.agent --listen PORT (--container ID | --pid N | --targetless)
 
-serves all who connect to that port of its own loopback, and ends some time after the last of them has gone.
+serves all who connect to that port of its own loopback, and ends some time after the last of them has gone. With
+`--identity FILE` it serves only who has the secret that it puts there.
 
 Either ends by SIGTERM, or when its worker is lost. Where it cannot serve, the last line on stderr and the `Goodbye` on
 each connection are one sentence, and the exit status is 1 (2 for a wrong command line).
@@ -20,17 +21,25 @@ hold of the target, forks the worker and enters the target's user namespace.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mirror.agent import container, service, worker_process
 from mirror.agent.container import ContainerNotFound
-from mirror.agent.gate import Gate
+from mirror.agent.gate import Gate, IdentityError
 from mirror.agent.options import FROM_INPUT, USAGE, Options, parse
 from mirror.agent.target import Target, TargetError
+
+if TYPE_CHECKING:
+    import ssl
+
+_REAPS_WITHIN_S = 1.0
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -46,10 +55,12 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{USAGE}\nmirror agent: {error}", file=sys.stderr)
         return 2
     _end_quietly()
+    if options.identity and not options.is_targetless:
+        _hide()
     if gate is None:
         assert options.port is not None
         try:
-            gate = Gate.listening(options.port)
+            gate = Gate.listening(options.port, is_direct=options.is_direct)
         except OSError as error:
             print(f"mirror's agent cannot listen on port {options.port}: {error.strerror}", file=sys.stderr)
             return 1
@@ -59,13 +70,35 @@ def main(arguments: Sequence[str]) -> int:
     try:
         target = _open_target(number, options)
         worker_pid, link = worker_process.start(target, options.features)
-        target.enter_user_namespace()
     except (TargetError, ContainerNotFound) as error:
         return _refuse(gate, str(error))
+    try:
+        if options.identity:
+            gate.guard = _make_identity(options.identity, gate.port)  # the worker does not know it
+        target.enter_user_namespace()
+    except (TargetError, IdentityError) as error:
+        link.close()
+        _reap_children()
+        return _refuse(gate, str(error))
     failure = service.run(target, worker_pid, link, gate, options)
+    _reap_children()
     if failure is not None:
         return _refuse(gate, failure)
     return 0
+
+
+def _hide() -> None:
+    """See `identity.hide`."""
+    from mirror.agent import identity
+
+    identity.hide()
+
+
+def _make_identity(path: str, port: int) -> ssl.SSLContext:
+    """See `identity.make`."""
+    from mirror.agent import identity
+
+    return identity.make(path, port)
 
 
 def _open_target(pid: int, options: Options) -> Target:
@@ -97,6 +130,18 @@ def _end_quietly() -> None:
     """
     for number in signal.SIGINT, signal.SIGTERM:
         signal.signal(number, lambda *_: os._exit(0))
+
+
+def _reap_children() -> None:
+    """Waits until the worker, which ends with its link, is gone. Not for long: it may hang in a dead file system.
+
+    Among a target's processes it would else be left to the target's first one, which may never ask after it.
+    """
+    give_up_at = time.monotonic() + _REAPS_WITHIN_S
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < give_up_at:
+            if os.waitpid(-1, os.WNOHANG) == (0, 0):
+                time.sleep(0.002)
 
 
 def _refuse(gate: Gate, sentence: str) -> int:

@@ -22,6 +22,9 @@ usage: python -m mirror.agent --pid N --fd FD
   --grace S      end so many seconds after the last client has gone (5)
   --first-client-within S
                  end if nobody has come after so many seconds (60)
+  --identity FILE
+                 make a key, put it into this file, and serve by TLS only who has it
+  --direct       with --listen and --identity: on all addresses instead of 127.0.0.1
   --features LIST
                  all that it shall do, of environment,files,names,outgoing,incoming
   --keep-from ADDRESS,...
@@ -42,6 +45,9 @@ class Options:
     port: int | None = None
     grace_s: float = 5.0
     first_client_within_s: float = 60.0
+    identity: str = ""
+    """Where to put the secret that clients must have; empty: there is none."""
+    is_direct: bool = False
     features: frozenset[str] = frozenset(FEATURES)
     keep_from: tuple[bytes, ...] = ()
     """4 or 16 bytes each."""
@@ -59,7 +65,7 @@ def parse(arguments: Sequence[str]) -> Options:
         name = rest.pop(0)
         if name in given:
             raise ValueError(f"{name} is given twice")
-        if name == "--targetless":
+        if name in _FLAGS:
             given[name] = ""
         elif name in _WITH_VALUE and rest:
             given[name] = rest.pop(0)
@@ -69,6 +75,10 @@ def parse(arguments: Sequence[str]) -> Options:
         raise ValueError("one of --pid, --container and --targetless says what to stand in for")
     if len(given.keys() & {"--fd", "--listen"}) != 1:
         raise ValueError("one of --fd and --listen says where clients come from")
+    if "--identity" in given and "--listen" not in given:
+        raise ValueError("--identity needs --listen")
+    if "--direct" in given and "--identity" not in given:
+        raise ValueError("--direct needs --identity, or anybody would be served")
     default = Options()
     return Options(
         pid=_pid(given["--pid"]) if "--pid" in given else "",
@@ -80,13 +90,17 @@ def parse(arguments: Sequence[str]) -> Options:
         first_client_within_s=_seconds(
             "--first-client-within", given.get("--first-client-within"), default.first_client_within_s
         ),
+        identity=given.get("--identity", ""),
+        is_direct="--direct" in given,
         features=_features(given["--features"]) if "--features" in given else default.features,
         keep_from=_addresses(given.get("--keep-from", "")),
     )
 
 
+_FLAGS = ("--targetless", "--direct")
 _WITH_VALUE = (
-    "--pid", "--container", "--fd", "--listen", "--grace", "--first-client-within", "--features", "--keep-from"
+    "--pid", "--container", "--fd", "--listen", "--grace", "--first-client-within", "--identity", "--features",
+    "--keep-from",
 )  # fmt: skip
 
 

@@ -67,7 +67,8 @@ async def _serve(target: Target, worker: Worker, gate: Gate, options: Options) -
                 nursery.start_soon(_end_on_signal, service, signals)
                 await service.run(gate)
                 nursery.cancel_scope.cancel()
-        gate.turn_away(service.farewell or _ENDS_UNUSED)
+            # First of all: what comes next takes a while, in which nobody else should wait to be served.
+            gate.turn_away(service.farewell or _ENDS_UNUSED)
     return service.failure
 
 
@@ -151,7 +152,7 @@ class Service:
                 nursery.start_soon(self._end_with_worker, gate)
                 nursery.start_soon(self._tell_of_targets_end, nursery, gate)
                 if gate.connection is not None:
-                    await self._serve(gate.connection)
+                    await self._serve(gate, gate.connection)
                 else:
                     nursery.start_soon(self._admit, nursery, gate)
                     print(f"mirror's agent listens on {gate.address}", flush=True)
@@ -170,11 +171,13 @@ class Service:
 
     async def _admit(self, nursery: trio.Nursery, gate: Gate) -> None:
         while True:
-            nursery.start_soon(self._serve, await gate.accept())
+            nursery.start_soon(self._serve, gate, await gate.accept())
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, gate: Gate, connection: socket.socket) -> None:
         """Serves one client until it is gone. Nothing that goes wrong with it goes any further."""
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        stream = await gate.admit(connection)
+        if stream is None:
+            return
         client = Client(stream, self._target, self._worker, self._incoming, self._ready, self._reasons)
         self._clients.add(client)
         self._presence.come()
@@ -182,6 +185,7 @@ class Service:
             async with trio.open_nursery() as nursery:
                 if self.farewell is not None:
                     nursery.start_soon(client.send_away, self.farewell)
+                nursery.start_soon(self._end_former, client)
                 for notice in self._ready.notices:
                     nursery.start_soon(client.notice, notice)
                 await client.serve()
@@ -191,9 +195,20 @@ class Service:
         except* Exception as group:
             _LOG.error("a client could not be served any more", exc_info=group)
         finally:
-            stream.socket.close()
             self._clients.discard(client)
+            client.is_over.set()
             self._presence.go()
+            await trio.aclose_forcefully(stream)
+
+    async def _end_former(self, client: Client) -> None:
+        """Ends the connection that a client had before: it may be dead without our knowing, and have ports stolen."""
+        with contextlib.suppress(ConnectionLost):
+            client.session = (await client.introduction()).session
+            for other in list(self._clients):
+                if other is not client and other.session == client.session != "":
+                    await other.end("this session has connected again")
+                    await other.is_over.wait()
+        client.is_alone.set()
 
     # --- what ends them -----------------------------------------------------------------------------------
 
@@ -208,13 +223,15 @@ class Service:
     async def _tell_of_targets_end(self, nursery: trio.Nursery, gate: Gate) -> None:
         target = self._target
         await trio.lowlevel.wait_readable(target.pidfd)
-        for client in self._clients:
-            nursery.start_soon(
-                client.notice,
-                f"process {target.pid}, the target, has ended; its files and network can still be reached from this"
-                " session, its environment cannot",
-            )
-        if gate.listener is not None:
+        if gate.listener is None:
+            for client in self._clients:
+                nursery.start_soon(
+                    client.notice,
+                    f"process {target.pid}, the target, has ended; its files and network can still be reached from this"
+                    " session, its environment cannot",
+                )
+        else:
+            # Whoever can connect again goes on elsewhere, and knows why before we do.
             self.farewell = (
                 f"process {target.pid}, the target of this agent, has ended, and it serves only the sessions that were"
                 " there before; start again when they have ended"

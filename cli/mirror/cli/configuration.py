@@ -16,7 +16,7 @@ from collections.abc import Callable, ItemsView, Mapping
 from typing import Any
 
 from mirror.cli.errors import EXIT_USAGE, MirrorError
-from mirror.cli.settings import FS_MODES, INCOMING_MODES, PULL_POLICIES, REPLICAS
+from mirror.cli.settings import FS_MODES, INCOMING_MODES, PULL_POLICIES, REPLICAS, TRANSPORTS
 
 _SIMPLE_FORMS = {
     "target": "target.path",
@@ -33,7 +33,7 @@ _ELSEWHERE = frozenset(
     "external_proxy", "internal_proxy", "key", "multi_cluster", "operator",
     "profile", "sip_binaries", "skip_build_tools", "skip_extra_build_tools", "skip_processes", "skip_sip",
     "startup_retry", "telemetry", "traceparent", "use_proxy",
-    "agent.check_out_of_pods", "agent.clean_iptables_on_start", "agent.dns", "agent.ephemeral",
+    "agent.check_out_of_pods", "agent.clean_iptables_on_start", "agent.dns",
     "agent.exclude_from_mesh", "agent.external_ip_fix", "agent.flush_connections", "agent.http_detection_timeout",
     "agent.inject_headers", "agent.jaq_time_limit", "agent.json_log", "agent.log_level",
     "agent.max_body_buffer_size", "agent.max_body_buffer_timeout", "agent.metrics", "agent.nftables",
@@ -308,10 +308,12 @@ _FIELDS: dict[str, _Reader] = {
     "target.namespace": _text("namespace"),
     "kube_context": _text("context"),
     "kubeconfig": _text("kubeconfig"),
+    "reconnect_timeout": _seconds("reconnect_timeout_s"),
     "agent.annotations": _in_agent(_mapping("annotations")),
     "agent.communication_timeout": _in_agent(_seconds("first_client_within_s")),
     "agent.disable_mesh_sidecar_injection": _in_agent(_switch("is_kept_out_of_meshes")),
     "agent.disabled_capabilities": _in_agent(_names("dropped_capabilities")),
+    "agent.ephemeral": _in_agent(_switch("is_ephemeral")),
     "agent.grace": _in_agent(_seconds("grace_s")),
     "agent.image": _in_agent(_image),
     "agent.image_pull_policy": _in_agent(_choice("image_pull_policy", PULL_POLICIES)),
@@ -328,6 +330,7 @@ _FIELDS: dict[str, _Reader] = {
     "agent.service_account": _in_agent(_text("service_account")),
     "agent.startup_timeout": _in_agent(_seconds("startup_timeout_s")),
     "agent.tolerations": _in_agent(_tolerations),
+    "agent.transport": _in_agent(_choice("transport", TRANSPORTS)),
     "agent.ttl": _in_agent(_seconds("ttl_s", int)),
     "feature.env.enabled": _switch("environment"),
     "feature.env.include": _names("include"),

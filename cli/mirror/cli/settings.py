@@ -15,6 +15,7 @@ from mirror.cli.errors import EXIT_USAGE, MirrorError
 INCOMING_MODES = ("mirror", "steal", "off")
 FS_MODES = ("read", "write", "local", "localwithoverrides")
 REPLICAS = ("all", "one")
+TRANSPORTS = ("forward", "direct")
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 
@@ -28,6 +29,10 @@ _WITHOUT_TARGET = {"environment": False, "host_name": False, "fs_mode": "localwi
 class AgentSettings:
     """How an agent is run in a cluster. Where something is empty the cluster, or mirror, has a default."""
 
+    is_ephemeral: bool = False
+    """Whether it is an ephemeral container of the target's pod, to which not all of this applies; else a Job."""
+    transport: str = "forward"
+    """One of `TRANSPORTS`: whether it is reached through the API server or at its pod's address."""
     image: str = ""
     """Empty: that of this release."""
     image_pull_policy: str = "IfNotPresent"
@@ -100,6 +105,8 @@ class Settings:
     """One of `FS_MODES`."""
     file_limit_bytes: int = 64 << 20
     """The largest remote file that can be opened."""
+    reconnect_timeout_s: float = 30.0
+    """How long what the program asks of the target waits for a connection to the agent when that has broken."""
     lease_s: float = 1.0
     """How long what the target said of its files and names is taken for true."""
     include: tuple[str, ...] = ()
@@ -152,6 +159,22 @@ def combine(file: Mapping[str, Any], command_line: Mapping[str, Any]) -> Setting
     if {"include", "exclude"} & command_line.keys():
         values = {name: value for name, value in values.items() if name not in {"include", "exclude"} - {*command_line}}
     values["agent"] = AgentSettings(**{**file.get("agent", {}), **command_line.get("agent", {})})
+    _check_agent(values["target"], values["agent"])
     settings = Settings(**values, needs_incoming=values.get("incoming", "off") != "off")
     _ = settings.environment_rules
     return settings
+
+
+def _check_agent(target: str, agent: AgentSettings) -> None:
+    if agent.is_ephemeral and target == TARGETLESS:
+        raise MirrorError(
+            "without a target there is no pod to put an ephemeral container into; name one with -t, for example -t "
+            "deployment/NAME, or leave out --ephemeral",
+            EXIT_USAGE,
+        )
+    if agent.is_ephemeral and agent.namespace:
+        raise MirrorError(
+            "an ephemeral container is in its target's pod, and so in its namespace; leave out --ephemeral or "
+            "--agent-namespace",
+            EXIT_USAGE,
+        )

@@ -74,6 +74,7 @@ class Connection:
         capabilities: What this side can do, for `Hello` or `Welcome`.
         reasons: The agent's sentences on the capabilities that are missing.
         user: Who the client is, for `Hello`.
+        session: Which connections are one client's, for `Hello`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Connection:
         capabilities: Sequence[str] = (),
         reasons: Mapping[str, str] | None = None,
         user: str = "",
+        session: str = "",
     ) -> None:
         self.is_client = is_client
         self.version: int | None = None
@@ -106,7 +108,7 @@ class Connection:
         """The second event where one frame makes two."""
         self._heartbeat = Heartbeat()
         if is_client:
-            self._send(0, m.Hello(m.PROTOCOL_VERSION, OLDEST_VERSION, self._capabilities, user))
+            self._send(0, m.Hello(m.PROTOCOL_VERSION, OLDEST_VERSION, self._capabilities, user, session))
             self._introduced = True
 
     # --- bytes --------------------------------------------------------------------------------------------
@@ -175,10 +177,12 @@ class Connection:
         if request_id == 0 and not self.is_client and isinstance(message, m.Hello):
             version = min(message.version, m.PROTOCOL_VERSION)
             if version < max(OLDEST_VERSION, message.oldest_version):
-                raise RemoteProtocolError(
+                sentence = (
                     f"the client speaks versions {message.oldest_version} to {message.version} of mirror's protocol, "
                     f"this agent {OLDEST_VERSION} to {m.PROTOCOL_VERSION}; use the same release of both"
                 )
+                self.say_goodbye(sentence)
+                raise RemoteProtocolError(sentence)
             self._send(0, m.Welcome(version, self._capabilities, self._reasons))
             self._introduced = True
         elif request_id == 0 and self.is_client and isinstance(message, m.Welcome):

@@ -30,16 +30,21 @@ _NEEDED: Final = {
     "outgoing": _ENTER | _TAKE_IDS | _ENTER_NETWORK | {"NET_BIND_SERVICE"},
     "incoming": _ENTER | _ENTER_NETWORK | {"NET_ADMIN"},
 }
+_IN_THE_POD: Final = _ENTER_NETWORK
+"""What a container of the target's own pod does without: it shares the pod's network and host name."""
 _NEEDED_TARGETLESS: Final = {"incoming": frozenset({"NET_ADMIN"})}
 """An agent that stands in for itself has nothing to enter."""
 
 
-def linux_capabilities(features: Iterable[str], *, targetless: bool = False) -> tuple[str, ...]:
+def linux_capabilities(
+    features: Iterable[str], *, targetless: bool = False, in_the_pod: bool = False
+) -> tuple[str, ...]:
     """What an agent for these features must be given when all else has been dropped.
 
     Args:
         features: Some of FEATURES.
         targetless: The agent stands in for its own container.
+        in_the_pod: The agent is a container of the target's pod.
 
     Returns:
         Names without `CAP_`, sorted, as `securityContext.capabilities.add` takes them.
@@ -52,4 +57,4 @@ def linux_capabilities(features: Iterable[str], *, targetless: bool = False) -> 
         if feature not in FEATURES:
             raise KeyError(feature)
         needed |= _NEEDED_TARGETLESS.get(feature, frozenset()) if targetless else _NEEDED[feature]
-    return tuple(sorted(needed))
+    return tuple(sorted(needed - _IN_THE_POD if in_the_pod else needed))

@@ -135,6 +135,9 @@ class Hello(Message, frozen=True):
     capabilities: tuple[str, ...] = ()
     user: str = ""
     """Who that is, for other users of the same agent to read: `anna@laptop`; empty: they are not told."""
+    session: str = ""
+    """The same each time a client connects again, and known to nobody else: its connection before, which the agent may
+    not yet know to be dead, is to be ended first. Empty: it will not connect again."""
 
 
 class Welcome(Message, frozen=True):

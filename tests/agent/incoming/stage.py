@@ -27,7 +27,7 @@ CALLER = {socket.AF_INET: "10.99.0.2", socket.AF_INET6: "fd99::2"}
 LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 """Where nft and conntrack are, also for those who are not root."""
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 """What counts as never, on a busy machine."""
 
 
@@ -270,19 +270,19 @@ async def read_line(stream: trio.SocketStream) -> bytes:
 
 
 async def read_exactly(stream: trio.SocketStream, size: int) -> bytes:
-    data = b""
+    data = bytearray()
     with trio.fail_after(PATIENCE_S):
         while len(data) < size and (piece := await stream.receive_some(size - len(data))):
             data += piece
-    return data
+    return bytes(data)
 
 
 async def read_all(stream: trio.SocketStream) -> bytes:
-    data = b""
+    data = bytearray()
     with trio.fail_after(PATIENCE_S):
         async for piece in stream:
             data += piece
-    return data
+    return bytes(data)
 
 
 async def receive_all(channel: Channel) -> bytes:
@@ -293,9 +293,9 @@ async def receive_all(channel: Channel) -> bytes:
     return data
 
 
-async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+async def until(condition: Callable[[], Awaitable[bool]] | Callable[[], bool]) -> None:
     """Waits for something that only asking again can tell."""
-    with trio.fail_after(within_s):
+    with trio.fail_after(PATIENCE_S):
         while True:
             answer = condition()
             if answer is True or (not isinstance(answer, bool) and await answer):

@@ -16,8 +16,6 @@ import trio
 
 from .stage import PATIENCE_S, TARGET, Agent, Pod, read_exactly, read_line, run_agent, serving, until
 
-TRAFFIC_BACK_S = 2.0
-
 
 def ruleset(pod: Pod) -> str:
     return pod.run("target", "nft", "list", "ruleset")
@@ -91,7 +89,7 @@ async def test_killed_under_load_only_what_was_in_flight_is_lost(
                 await until(lambda: load.answered > 50)
                 assert load.lost == 0
                 agent.process.kill()
-                with trio.fail_after(TRAFFIC_BACK_S):
+                with trio.fail_after(PATIENCE_S):
                     await trio.lowlevel.wait_readable(pidfd)
             assert ruleset(pod) == ""
             seen = load.answered
@@ -112,7 +110,7 @@ async def test_stopped_agent_gives_the_traffic_back_and_takes_it_again(
         await agent.client.accept()
         agent.process.stop()
         try:
-            await until(lambda: ruleset(pod) == "", within_s=TRAFFIC_BACK_S)
+            await until(lambda: ruleset(pod) == "")
             assert await read_line(await pod.connect(port)) == b"target sees 10.99.0.2\n"
         finally:
             agent.process.resume()

@@ -55,20 +55,44 @@ def tables(pod: Pod) -> str:
     return pod.run("target", "nft", "list", "tables")
 
 
-def test_the_table_lasts_as_long_as_there_are_ticks(pod: Pod) -> None:
-    with keeping(pod) as (link, process):
-        assert exchange(link, b"0001", table("kept")) == 0
-        begin = last = time.monotonic()
-        while last < begin + 2 * keeper.PATIENCE_S:
+def tick(link: socket.socket, last_at: float) -> float | None:
+    """Ticks for longer than the keeper is patient.
+
+    Args:
+        link: To the keeper.
+        last_at: When it was spoken to before.
+
+    Returns:
+        When the last tick was sent; None if one was late, as may happen on a busy machine: what the keeper did then
+        proves nothing.
+    """
+    begun_at = last_at
+    while last_at < begun_at + 2 * keeper.PATIENCE_S:
+        sent_at = time.monotonic()
+        with contextlib.suppress(BrokenPipeError):
             link.send(keeper.TICK)
-            last = time.monotonic()
-            assert not select.select([link], [], [], keeper.TICK_S)[0]
-        # Then nothing is said, and the keeper ends the conversation before it ends.
-        assert link.recv(100) == b""
-        assert keeper.PATIENCE_S * 0.9 <= time.monotonic() - last < 2.0
-        assert tables(pod) == ""
-        link.close()
-        assert process.wait(PATIENCE_S) == 0
+        if time.monotonic() - last_at >= keeper.PATIENCE_S:
+            return None
+        last_at = sent_at
+        assert not select.select([link], [], [], keeper.TICK_S)[0]
+    return last_at
+
+
+def test_the_table_lasts_as_long_as_there_are_ticks(pod: Pod) -> None:
+    last_at = None
+    while last_at is None:
+        with keeping(pod) as (link, process):
+            begun_at = time.monotonic()
+            assert exchange(link, b"0001", table("kept")) == 0
+            last_at = tick(link, begun_at)
+            if last_at is None:
+                continue
+            # Then nothing is said, and the keeper ends the conversation before it ends.
+            assert link.recv(100) == b""
+            assert time.monotonic() - last_at >= keeper.PATIENCE_S
+            assert tables(pod) == ""
+            link.close()
+            assert process.wait(PATIENCE_S) == 0
 
 
 def test_it_ends_with_the_link(pod: Pod) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -180,8 +180,12 @@ class Stage(Api):
         self.broken: dict[str, MirrorError] = {}
         """For paths why nothing more is heard of them."""
         self.node: Object = {"metadata": {"name": "node-1"}, "status": {}}
+        self.lifted: list[str] = []
+        """Uids of Jobs whose deadline was lifted."""
+        self.conflict = ApiError(409, "Conflict", "the UID in the precondition is another")
         self.made = 0
         self.removed: list[str] = []
+        self.dropped = 0
         self._watchers: list[tuple[str, str, trio.MemorySendChannel[tuple[str, Object]]]] = []
 
     def put(self, path: str, thing: Object) -> None:
@@ -234,6 +238,29 @@ class Stage(Api):
         job = {**body, "metadata": {**body["metadata"], "uid": f"job-{self.made}"}}
         self.put(path, job)
         return job
+
+    async def patch(
+        self,
+        path: str,
+        body: Object | Sequence[Object],
+        *,
+        kind: str = "merge",
+        parameters: Mapping[str, str] | None = None,
+    ) -> Object:
+        await trio.lowlevel.checkpoint()
+        if path in self.forbidden:
+            raise ApiError(403, "Forbidden", 'User "dev" cannot patch resource "jobs" in API group "batch"')
+        folder, _, name = path.rpartition("/")
+        assert isinstance(body, dict)
+        assert body["spec"] == {"activeDeadlineSeconds": None}
+        job = self.objects[folder].get(name, body)  # tests that put a pod only mean that its Job is there
+        if job["metadata"]["uid"] != body["metadata"]["uid"]:
+            raise self.conflict
+        self.lifted.append(body["metadata"]["uid"])
+        return job
+
+    async def drop_idle(self) -> None:
+        self.dropped += 1
 
     async def delete(self, path: str, *, propagation: str = "Background", uid: str | None = None) -> Object:
         await trio.lowlevel.checkpoint()
@@ -346,6 +373,30 @@ async def test_one_that_runs_is_joined(stage: Stage) -> None:
     stage.put_pod("job-0", RUNNING)
     assert await start(stage) == Agent("shop", NAME, "job-0", "pod-of-job-0", is_begun=False)
     assert stage.made == 0
+
+
+@pytest.mark.parametrize(
+    "conflict",
+    [
+        ApiError(409, "Conflict", "Precondition failed: UID in precondition: job-0, UID in object meta: job-1"),
+        ApiError(422, "Invalid", 'Job.batch "x" is invalid: [metadata.uid: Invalid value: "job-0": field is immutable'),
+    ],
+)
+async def test_one_whose_job_is_another_already_is_not_joined(
+    stage: Stage, nursery: trio.Nursery, conflict: ApiError
+) -> None:
+    stage.conflict = conflict
+
+    async def controllers() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        del stage.objects[PODS]["pod-of-job-0"]
+        stage.put_pod("job-1", RUNNING)
+
+    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-1"}})
+    stage.put_pod("job-0", RUNNING)
+    nursery.start_soon(controllers)
+    assert (await start(stage)).job_uid == "job-1"
+    assert stage.lifted == ["job-1"]
 
 
 async def test_one_that_somebody_else_has_just_begun_is_joined(stage: Stage, nursery: trio.Nursery) -> None:
@@ -462,6 +513,38 @@ async def test_a_cluster_that_cannot_be_asked_any_more(
     stage.put_pod("job-0")
     with pytest.raises(type(error), match=error.sentence):
         await start(stage)
+
+
+async def test_it_has_a_deadline_until_it_runs(stage: Stage, nursery: trio.Nursery) -> None:
+    async def controllers() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        deadline_s = stage.objects[JOBS][NAME]["spec"]["activeDeadlineSeconds"]
+        assert WISH.settings.startup_timeout_s < deadline_s < WISH.settings.startup_timeout_s + 60
+        assert stage.lifted == []
+        stage.put_pod("job-1", RUNNING)
+
+    nursery.start_soon(controllers)
+    await start(stage)
+    assert stage.lifted == ["job-1"]
+    await start(stage)  # the session that began it may have been killed before it lifted it
+    assert stage.lifted == ["job-1", "job-1"]
+
+
+async def test_who_may_not_lift_the_deadline_is_told(stage: Stage, nursery: trio.Nursery) -> None:
+    async def controllers() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        stage.put_pod("job-1", RUNNING)
+
+    stage.forbidden.add(f"{JOBS}/{NAME}")
+    nursery.start_soon(controllers)
+    assert "user dev lacks the right to patch jobs.batch" in await fails_with(stage)
+    assert stage.removed == ["job-1"]
+
+
+async def test_who_may_not_lift_the_deadline_may_join(stage: Stage) -> None:
+    stage.put_pod("job-0", RUNNING)
+    stage.forbidden.add(f"{JOBS}/{NAME}")
+    assert (await start(stage)).job_uid == "job-0"
 
 
 async def test_patience_ends(stage: Stage, autojump_clock: trio.testing.MockClock) -> None:

@@ -62,6 +62,27 @@ async def test_each_verb() -> None:
         assert asked.headers["host"] == f"127.0.0.1:{server.port}"
 
 
+async def test_what_is_kept_can_be_dropped() -> None:
+    """What is in use stays."""
+    may_answer = trio.Event()
+
+    async def handler(asked: Asked) -> Answer:
+        if asked.path == f"{PODS}/slow":
+            await may_answer.wait()
+        return Answer(content={"path": asked.path})
+
+    async with asking(handler) as (api, server), trio.open_nursery() as nursery:
+        await api.get(PODS)
+        nursery.start_soon(api.get, f"{PODS}/slow")
+        while len(server.asked) < 2:
+            await trio.sleep(0.01)
+        await api.get(PODS)
+        await api.drop_idle()
+        await api.get(PODS)
+        may_answer.set()
+    assert [asked.connection for asked in server.asked] == [1, 1, 2, 3]
+
+
 async def test_a_server_with_a_path() -> None:
     async with http_server(answer_all) as server, open_api(access_to(f"{server.url}/k8s/c-1")) as api:
         assert (await api.get("/version"))["path"] == "/k8s/c-1/version"
@@ -150,9 +171,12 @@ async def test_a_page_of_a_proxy(content: bytes, message: str) -> None:
         assert message in caught.value.message
 
 
-async def test_a_portal() -> None:
+@pytest.mark.parametrize(
+    "answer", [Answer(200, b"<html>please log in</html>"), Answer(404, b"\n<!DOCTYPE html><p>File not found</p>")]
+)
+async def test_something_else_than_an_api_server(answer: Answer) -> None:
     async def handler(asked: Asked) -> Answer:
-        return Answer(200, b"<html>please log in</html>")
+        return answer
 
     async with asking(handler) as (api, _):
         with pytest.raises(Unreachable, match=r"answers, but not as an API server does"):

@@ -88,6 +88,18 @@ def test_other_refusals_name_no_right() -> None:
         ),
         (QUOTA_WANTS, "quota strict of namespace shop wants the agent's pod to specify limits.cpu", "agent.resources"),
         (
+            'pods "x" is forbidden: [maximum cpu usage per Container is 1, but limit is 2, maximum memory usage per '
+            "Container is 64Mi, but limit is 512Mi]",
+            "a LimitRange of namespace shop refuses the agent's pod (maximum cpu usage per Container is 1, but limit "
+            "is 2, maximum memory usage per Container is 64Mi, but limit is 512Mi); ",
+            "agent.resources",
+        ),
+        (
+            'pods "x" is forbidden: cpu max limit to request ratio per Container is 2, but provided ratio is 10.0',
+            "(cpu max limit to request ratio per Container is 2, but provided ratio is 10.0)",
+            "agent.resources",
+        ),
+        (
             POD_SECURITY,
             "PodSecurity baseline of namespace shop refuses the agent's pod (host namespaces",
             "--agent-namespace",
@@ -196,6 +208,25 @@ def test_what_may_get_better_is_given_time() -> None:
     assert isinstance(verdict, Waiting)
     assert "1 Insufficient cpu" in verdict.what
     assert "cannot be scheduled (1 Insufficient cpu)" in verdict.complaint
+
+
+@pytest.mark.parametrize(
+    ("message", "selector", "remedy"),
+    [
+        ("0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match node affinity.", {}, "agent.resources"),
+        ("0/2 nodes are available: 1 Too many pods, 1 node(s) didn't match node affinity.", {}, "agent.priority_class"),
+        ("1 node(s) had taint {a: b}, that the pod didn't tolerate, 1 didn't match affinity", {}, "agent.tolerations"),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity.", {"a": "b"}, "agent.node_selector"),
+        ("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity.", {}, "choose a pod on another node"),
+        ("0/1 nodes are available: 1 node(s) were unschedulable.", {}, "choose a pod on another node"),
+    ],
+)
+def test_what_helps_an_unscheduled_pod(message: str, selector: dict[str, str], remedy: str) -> None:
+    pod = agent_pod(node="", conditions=[{**UNSCHEDULED[0], "message": message}])
+    pod["spec"]["nodeSelector"] = selector
+    verdict = failures.judge(pod)
+    assert isinstance(verdict, Waiting)
+    assert remedy in verdict.complaint.partition("); ")[2]
 
 
 def test_sidecars_of_a_mesh_are_not_the_agent() -> None:

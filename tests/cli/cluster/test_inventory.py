@@ -8,6 +8,7 @@ import pytest
 from mirror.cli.cluster import inventory
 from mirror.cli.cluster.api import ApiError, Object
 from mirror.cli.cluster.inventory import AgentRow, TargetRow
+from mirror.cli.errors import MirrorError
 from tests.cli.cluster.objects import StoredApi, pod, workload
 
 AGENT = {"app.kubernetes.io/name": "mirror-agent", "app.kubernetes.io/managed-by": "mirror"}
@@ -110,3 +111,27 @@ def test_agents(status: dict[str, Any], metadata: dict[str, Any], state: str) ->
     }
     row = inventory.row_of_agent(job)
     assert row == AgentRow("b", "a", "c", "shop/web-1/app", ("environment", "files"), state, "d")
+
+
+def test_agents_that_are_ephemeral_containers() -> None:
+    there = pod()
+    base = "mirror-agent-0123456789abcdef"
+    names = [f"{base}-1", f"{base}-2", f"{base}-3", "debugger", "mirror-agent-mine"]
+    arguments = ["--listen", "0", "--features", "environment,files"]
+    there["spec"]["ephemeralContainers"] = [
+        {"name": name, "image": "mirror-agent:1", "args": arguments, "targetContainerName": "app"} for name in names
+    ]
+    states = [{"terminated": {"exitCode": 0}}, {"running": {"startedAt": "2026-01-01T00:00:00Z"}}]
+    there["status"]["ephemeralContainerStatuses"] = [
+        {"name": name, "state": state} for name, state in zip(names, states, strict=False)
+    ]
+    running, starting = inventory.rows_of_ephemeral(there)
+    assert (running.job, running.state, running.began) == (f"{base}-2", "running", "2026-01-01T00:00:00Z")
+    assert (running.target, running.features) == ("shop/web-1/app", ("environment", "files"))
+    assert (starting.job, starting.state) == (f"{base}-3", "starting")
+
+
+async def test_an_ephemeral_container_cannot_be_removed() -> None:
+    row = inventory.AgentRow("shop", "mirror-agent-0123456789abcdef-1", "", "shop/web-1/app", (), "running", "")
+    with pytest.raises(MirrorError, match="is an ephemeral container of pod web-1, which cannot be removed"):
+        await inventory.remove_agent(StoredApi({}), row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import select
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -17,6 +18,7 @@ import trustme
 from mirror.cli.cluster import network
 from mirror.cli.cluster.api import Unreachable, open_api
 from mirror.cli.cluster.portforward import open_port
+from mirror.cli.proxy.ports import free_port
 from tests.cli.cluster.servers import Answer, Asked, access_to, echo, forward, http_server, tcp_server
 
 
@@ -51,12 +53,6 @@ async def sentence(url: str, **access: Any) -> str:
 # --- no way -----------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
 async def test_nobody_listens() -> None:
     port = free_port()
     assert await sentence(f"https://127.0.0.1:{port}", tls=ssl.create_default_context()) == (
@@ -65,7 +61,11 @@ async def test_nobody_listens() -> None:
     )
 
 
-async def test_no_such_name() -> None:
+async def test_no_such_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def know_nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(trio.socket, "getaddrinfo", know_nobody)  # a real name server may be out of reach
     said = await sentence("http://no-such-host.invalid:6443")
     assert "is not found, its name no-such-host.invalid has no address: correct the server in kubeconfig" in said
 
@@ -77,6 +77,7 @@ async def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
+            select.select([listener], [], [])  # it is in the queue, which has room for no other
             assert f"does not answer at 127.0.0.1:{port}: see to your network" in await sentence(
                 f"http://127.0.0.1:{port}"
             )

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from mirror.cli.cluster import targets
-from mirror.cli.cluster.api import ApiError
+from mirror.cli.cluster.api import Api, ApiError, Event, Object, Unreachable
 from mirror.cli.cluster.reference import parse
+from mirror.cli.cluster.targets import choose_container
 from mirror.cli.errors import TargetError
 from tests.cli.cluster.objects import StoredApi, pod, workload
 
@@ -195,6 +198,7 @@ def cluster() -> StoredApi:
                 for plural in ("deployments", "statefulsets", "daemonsets", "replicasets")
             },
             f"{APPS}/deployments/empty": workload("empty", {"app": "empty"}),
+            f"{APPS}/deployments/idle": workload("idle", {"app": "idle"}, replicas=0),
             f"{APPS}/deployments/sick": workload("sick", {"app": "sick"}),
             f"{BATCH}/jobs/web": workload("web", {"app": "web"}),
             f"{BATCH}/jobs/night-1": job("night-1", "uid-nightly", created="2026-01-01T00:00:00Z"),
@@ -210,6 +214,7 @@ def cluster() -> StoredApi:
                 "spec": {"schedule": "@yearly"},
             },
             f"{SHOP}/services/web": {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}}},
+            f"{SHOP}/services/idle": {"metadata": {"name": "idle"}, "spec": {"selector": {"app": "idle"}}},
             f"{SHOP}/services/outside": {"metadata": {"name": "outside"}, "spec": {"externalName": "example.org"}},
             "/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/web": workload("web", {"app": "web"}),
             "/apis/argoproj.io/v1alpha1/namespaces/shop/rollouts/borrows": {
@@ -254,8 +259,9 @@ async def test_a_cronjob_is_its_newest_job_that_runs() -> None:
     [
         ("pod/web-9", "there is no pod/web-9 in namespace shop (did you mean web-"),
         ("deployment/wbe", "(did you mean web?)"),
-        ("deployment/zzzz", "(there is empty, sick, web)"),
-        ("deployment/empty", "is it scaled to 0?"),
+        ("deployment/zzzz", "(there is empty, idle, sick, web)"),
+        ("deployment/empty", "has no pods; `kubectl -n shop describe deployment/empty` says why"),
+        ("deployment/idle", "is scaled to 0; `kubectl -n shop scale deployment/idle --replicas=1` gives it a pod"),
         (
             "deployment/sick",
             "pod sick in namespace shop is not ready (container app runs, but its readiness probe fails)",
@@ -264,6 +270,7 @@ async def test_a_cronjob_is_its_newest_job_that_runs() -> None:
         ("pod/web-1/container/db", "no container db; it has app"),
         ("service/outside", "has no selector"),
         ("service/none", "did you mean"),
+        ("service/idle", "no pod in namespace shop has the labels app=idle, which service/idle selects"),
         ("cronjob/never", "create job --from=cronjob/never"),
         ("cronjob/nightli", "did you mean nightly?"),
         ("label/app=none", "no pod in namespace shop has the labels app=none"),
@@ -278,6 +285,72 @@ async def test_no_such_target(target: str, sentence: str) -> None:
         await targets.find(api, parse(target), "shop")
     assert sentence in caught.value.sentence
     assert "\n" not in caught.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("target", "replicas", "pods", "sentence"),
+    [
+        (
+            "deployment/web",
+            0,
+            [pod("web-1", deletionTimestamp="x")],
+            "deployment/web in namespace shop is scaled to 0, and its last pods are being removed; "
+            "`kubectl -n shop scale deployment/web --replicas=1` gives it a pod",
+        ),
+        (
+            "deployment/web",
+            2,
+            [pod("web-1", deletionTimestamp="x"), pod("web-2", deletionTimestamp="x")],
+            "the pods of deployment/web in namespace shop are all being removed; wait for those that take their place",
+        ),
+        (
+            "pod/web-1",
+            None,
+            [pod("web-1", deletionTimestamp="x")],
+            "pod/web-1 in namespace shop is being removed; name another, or the object that makes such pods",
+        ),
+        (
+            "job/web",
+            None,
+            [pod("web-1", ready=False, status={"phase": "Succeeded"})],
+            "pod web-1 in namespace shop is not ready (has completed); begin it anew, or name one that runs",
+        ),
+        (
+            "deployment/web",
+            1,
+            [pod("web-1", deletionTimestamp="x"), pod("web-2", ready=False)],
+            "pod web-2 in namespace shop is not ready (container app runs, but its readiness probe fails); "
+            "wait for it, or mend it",
+        ),
+        (
+            "deployment/web",
+            2,
+            [pod("web-1", ready=False), pod("web-2", ready=False)],
+            "none of the 2 pods of deployment/web in namespace shop is ready (container app runs, but its readiness "
+            "probe fails); wait for one, or mend them",
+        ),
+    ],
+)
+def test_the_remedy_fits_the_reason(
+    target: str, replicas: int | None, pods: list[dict[str, Any]], sentence: str
+) -> None:
+    assert targets.say_none_ready(parse(target), "shop", {"replicas": replicas}, pods) == sentence
+
+
+async def test_no_right_in_a_namespace_that_does_not_exist() -> None:
+    class Forbidding(StoredApi):
+        async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
+            if path.startswith("/apis/"):
+                message = 'User "dev" cannot get resource "deployments" in API group "apps" in the namespace "shop"'
+                raise ApiError(403, "Forbidden", message)
+            return await super().get(path, parameters)
+
+    api = Forbidding({"/api/v1/namespaces/shop": {"metadata": {"name": "shop"}}})
+    with pytest.raises(TargetError, match="user dev lacks the right to get deployments"):
+        await targets.find(api, parse("deployment/web"), "shop")
+    api.objects.clear()
+    with pytest.raises(TargetError, match="there is no namespace shop"):
+        await targets.find(api, parse("deployment/web"), "shop")
 
 
 async def test_agents_are_not_suggested() -> None:
@@ -325,3 +398,118 @@ async def test_no_right_to_look() -> None:
 
     with pytest.raises(TargetError, match="user dev lacks the right to get pods in namespace shop"):
         await targets.find(Forbidding({}), parse("pod/web"), "shop")
+
+
+# --- coming and going -------------------------------------------------------------------------------------
+
+
+def deleted(name: str) -> Object:
+    return pod(name, deletionTimestamp="2026-01-02T00:00:00Z")
+
+
+PLACE = choose_container(pod("web-1"))
+
+
+@pytest.mark.parametrize(
+    ("pods", "why"),
+    [
+        ([pod("web-1")], ""),
+        ([pod("web-1", ready=False), pod("web-2")], ""),
+        ([pod("web-2")], "pod web-1 is gone"),
+        ([pod("web-1", uid="another")], "pod web-1 is gone"),
+        ([deleted("web-1")], "pod web-1 is being removed"),
+        ([pod("web-1", containers={"app": {"terminated": {}}})], "container app of pod web-1 has ended"),
+        ([pod("web-1", containers={"other": {"running": {}}})], "container app of pod web-1 has ended"),
+    ],
+)
+def test_why_a_place_is_no_more(pods: list[Object], why: str) -> None:
+    assert targets.say_gone(PLACE, pods) == why
+
+
+def test_a_container_that_was_restarted_is_another() -> None:
+    restarted = pod("web-1")
+    restarted["status"]["containerStatuses"][0]["containerID"] = "containerd://id-of-the-next"
+    assert targets.say_gone(PLACE, [restarted]) == "container app of pod web-1 has ended"
+
+
+def test_replicas_come_when_they_are_ready_and_go_when_they_are_gone() -> None:
+    two, three = choose_container(pod("web-2")), choose_container(pod("web-3"))
+    assert targets.other_places(PLACE, [pod("web-1"), pod("web-2"), pod("web-3", ready=False)]) == (two,)
+    # One that is not ready for a while stays.
+    pods = [pod("web-1"), pod("web-2", ready=False), pod("web-3")]
+    assert targets.other_places(PLACE, pods, [two]) == (two, three)
+    assert targets.other_places(PLACE, [pod("web-1"), deleted("web-2"), pod("web-3")], [two]) == (three,)
+    assert targets.other_places(two, [pod("web-1"), pod("web-2")], [two]) == (PLACE,)
+
+
+async def test_what_a_target_meant_is_kept_while_it_is_there() -> None:
+    api = cluster()
+    former = choose_container(api.objects[f"{SHOP}/pods/web-1"])
+    assert (await targets.find(api, parse("deployment/web"), "shop")).place.pod == "web-2"
+    found = await targets.find(api, parse("deployment/web"), "shop", former=former)
+    assert found.place == former
+    assert [place.pod for place in found.replicas] == ["web-1", "web-2", "web-3"]
+    del api.objects[f"{SHOP}/pods/web-1"]
+    assert (await targets.find(api, parse("deployment/web"), "shop", former=former)).place.pod == "web-2"
+
+
+class Events:
+    """Some events, and the end of the API server."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self._events = iter(events)
+
+    def __aiter__(self) -> Events:
+        return self
+
+    async def __anext__(self) -> Event:
+        for event in self._events:
+            return event
+        raise Unreachable("it is gone")
+
+
+class Watched(Api):
+    """Lists, and the events that follow each."""
+
+    def __init__(self, *rounds: tuple[list[Object], list[Event]]) -> None:
+        self.rounds = list(rounds)
+        self.watched: list[tuple[str, Any, str | None]] = []
+
+    async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
+        return {"metadata": {"resourceVersion": str(len(self.rounds))}, "items": self.rounds[0][0]}
+
+    @asynccontextmanager
+    async def watch(
+        self, path: str, parameters: Mapping[str, str] | None = None, *, version: str | None = None
+    ) -> AsyncIterator[AsyncIterator[Event]]:
+        self.watched.append((path, parameters, version))
+        _, events = self.rounds.pop(0)
+
+        yield Events(events)
+
+
+async def test_pods_are_followed() -> None:
+    one, two, three = pod("web-1"), pod("web-2"), pod("web-3")
+    changed = pod("web-1", ready=False)
+    api = Watched(
+        ([one, two], [("MODIFIED", changed), ("ADDED", three), ("DELETED", two), ("ADDED", changed), ("ADDED", two)]),
+        ([three], [("DELETED", three)]),
+    )
+    seen: list[list[Mapping[str, Any]]] = []
+
+    def see(pods: Sequence[Mapping[str, Any]]) -> bool:
+        seen.append([*pods])
+        return True
+
+    scope = {"labelSelector": "app=web"}
+    with pytest.raises(Unreachable):
+        await targets.follow(api, "shop", scope, see)
+    # An ADDED of what was there says that the watch was begun again: web-1 may have gone meanwhile, and has.
+    assert seen == [[one, two], [changed, two], [changed, two, three], [changed, three], [three], []]
+    assert api.watched == [(f"{SHOP}/pods", scope, "2"), (f"{SHOP}/pods", scope, "1")]
+
+
+async def test_pods_are_followed_until_it_is_enough() -> None:
+    one = pod("web-1")
+    await targets.follow(Watched(([one], [])), "shop", {}, lambda pods: False)
+    await targets.follow(Watched(([one], [("DELETED", one)])), "shop", {}, lambda pods: bool(pods))

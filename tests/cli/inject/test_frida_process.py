@@ -16,9 +16,6 @@ from mirror.cli.inject.frida_process import FridaProcess
 from tests.cli.conftest import wait_until
 from tests.cli.processes import children, has_frida, is_traced, of_session, running_from
 
-WITHIN_S = 30.0
-"""Bounds a wait on a busy machine; what is waited for takes some tenths of a second."""
-
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -52,7 +49,7 @@ def test_crash_is_told(frida: FridaProcess) -> None:
     os.kill(frida.pid, signal.SIGKILL)
     with pytest.raises(InjectFailed, match="the C library cannot be looked at, since Frida has crashed"):
         frida.probe()
-    wait_until(lambda: not frida.is_running(), WITHIN_S, "it runs")
+    wait_until(lambda: not frida.is_running(), "it runs")
     with pytest.raises(InjectFailed, match="process 1 could not be hooked, since Frida has crashed"):
         frida.inject(1)
 
@@ -75,6 +72,8 @@ frida = FridaProcess()
 print(frida.pid, flush=True)
 frida.probe()
 print("done", flush=True)
+while sys.argv[1] == "again":
+    frida.probe()
 sys.stdin.read()
 """
 MOMENTS: dict[str, Callable[[int], object]] = {
@@ -88,18 +87,18 @@ MOMENTS: dict[str, Callable[[int], object]] = {
 @pytest.mark.parametrize("moment", [*MOMENTS, "all is done"])
 @pytest.mark.parametrize("victim", ["starter", "Frida"])
 def test_whatever_dies_nothing_is_left(temporary: Path, moment: str, victim: str) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", STARTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as starter:
+    # A busy machine may let a moment pass before anybody can see it: then it comes again.
+    command = [sys.executable, "-c", STARTER, "again" if moment in MOMENTS else "once"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as starter:
         try:
             assert starter.stdout is not None
             pid = int(starter.stdout.readline())
             if moment in MOMENTS:
-                wait_until(lambda: MOMENTS[moment](pid), WITHIN_S, f"this never came: {moment}")
+                wait_until(lambda: MOMENTS[moment](pid), f"this never came: {moment}")
             else:
                 assert starter.stdout.readline() == b"done\n"
             os.kill(pid if victim == "Frida" else starter.pid, signal.SIGKILL)
-            wait_until(lambda: not of_session(pid), WITHIN_S, "Frida or the throw-away process is left")
+            wait_until(lambda: not of_session(pid), "Frida or the throw-away process is left")
         finally:
             starter.kill()
     assert running_from(temporary) == set()

@@ -7,21 +7,27 @@ import dataclasses
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 import trio
+import trio.testing
 
 from mirror.agent.outgoing import carry, connect
 from mirror.agent.sockets import make_socket
 from mirror.cli.cluster.probes import Probes
+from mirror.cli.errors import MirrorError
+from mirror.cli.handover import Order
+from mirror.cli.proxy.agent import Tell
 from mirror.cli.proxy.connections import Connections
 from mirror.cli.proxy.incoming import Incoming
 from mirror.cli.proxy.layers import LayerConnection, Process, Reply
 from mirror.cli.proxy.names import Names
 from mirror.cli.proxy.outgoing import Outgoing
+from mirror.cli.proxy.uplink import Uplink
 from mirror.cli.settings import Settings
 from mirror.protocol.connection import ConnectionLost
+from mirror.protocol.features import FEATURES
 from mirror.protocol.messages import (
     Accepted,
     AddressLookedUp,
@@ -34,11 +40,12 @@ from mirror.protocol.messages import (
     SocketAddress,
     Subscribe,
     Unsubscribe,
+    Welcome,
 )
 from mirror.protocol.stream import Channel, Peer, RequestFailed
 
-AGENT_WITHIN_S = 10
-"""Nothing here takes longer; a test that would hang fails instead."""
+AGENT_WITHIN_S = 60
+"""Nothing here takes longer, on a busy machine either; a test that would hang fails instead."""
 
 
 @dataclasses.dataclass
@@ -120,30 +127,138 @@ class Agent:
             await self.hold.wait()
 
 
+class Actor(Protocol):
+    """What does an agent's work."""
+
+    peer: Peer
+    """The proxy; set with each connection."""
+
+    async def handle(self, message: Message) -> Message | None:
+        """Carries out what the proxy asks for."""
+
+
+class Access:
+    """An `agent.Agent` whose far end is `actor`.
+
+    Attributes:
+        begun: How many connections it was asked for.
+        again: What it was told before each of them but the first.
+        refusals: Why the next attempts fail, one each.
+        may_begin: Attempts wait for it.
+        ended: How it was ended, if it was.
+        pair: Makes the two ends of a connection; by default in memory, which goes together with a mock clock.
+    """
+
+    probes = Probes()
+    comes_back = True
+
+    def __init__(self, actor: Actor, nursery: trio.Nursery, name: str = "pod a", can: Sequence[str] = FEATURES) -> None:
+        self.name = self.whereabouts = name
+        self.actor = actor
+        self.begun = 0
+        self.again: list[MirrorError | None] = []
+        self.refusals: list[MirrorError] = []
+        self.may_begin = trio.Event()
+        self.may_begin.set()
+        self.ended: bool | None = None
+        self.pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = trio.testing.memory_stream_pair
+        self.replicas: tuple[Access, ...] = ()
+        self._others = trio.Event()
+        self._gone = ""
+        self._has_gone = trio.Event()
+        self._nursery = nursery
+        self._can = can
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Nothing is held."""
+        yield
+
+    async def connect(self, tell: Tell) -> trio.abc.Stream:
+        """A new connection to the actor."""
+        self.begun += 1
+        await self.may_begin.wait()
+        if self.refusals:
+            raise self.refusals.pop(0)
+        ours, theirs = self.pair()
+        peer = Peer(theirs, is_client=False, handler=self.actor.handle, capabilities=self._can)
+        self.actor.peer = peer
+        self._nursery.start_soon(_run, peer)
+        return ours
+
+    async def explain(self, error: Exception) -> MirrorError | None:
+        """What it was."""
+        return MirrorError(str(error))
+
+    def welcomed(self) -> None:
+        """Nothing follows from that."""
+
+    def begin_again(self, failure: MirrorError | None) -> None:
+        """Notes it."""
+        self.again.append(failure)
+
+    def go(self, why: str, actor: Actor, whereabouts: str) -> None:
+        """Its target is somewhere else from here on, beside another actor."""
+        self.actor, self.whereabouts, self._gone = actor, whereabouts, why
+        self._has_gone.set()
+
+    async def until_gone(self) -> str:
+        """Until `go`."""
+        await self._has_gone.wait()
+        self._has_gone = trio.Event()
+        return self._gone
+
+    def put_replicas(self, *replicas: Access) -> None:
+        """Its target has these others from here on."""
+        self.replicas = replicas
+        self._others.set()
+        self._others = trio.Event()
+
+    async def until_others(self, replicas: Sequence[object]) -> None:
+        """Until `put_replicas` has put others."""
+        while {*replicas} == {*self.replicas}:
+            await self._others.wait()
+
+    async def end(self, *, at_once: bool) -> None:
+        """Notes it."""
+        self.ended = at_once
+
+
 class Session:
     """What the parts are given."""
 
-    def __init__(self, peer: Peer, settings: Settings, nursery: trio.Nursery) -> None:
-        self.peer = peer
+    uplink: Uplink
+
+    def __init__(self, settings: Settings, nursery: trio.Nursery) -> None:
         self.settings = settings
+        self.order = Order(settings, 1, (), (), "/", {"USER": "anna"}, None)
         self.missing: dict[str, str] = {}
         self.probes = Probes()
-        self._nursery = nursery
+        self.told: list[str] = []
+        self.lost: list[Exception] = []
+        self.nursery = nursery
 
     def start(self, function: Callable[..., Awaitable[object]], *arguments: Any) -> None:
         """Runs a task."""
-        self._nursery.start_soon(function, *arguments)
+        self.nursery.start_soon(function, *arguments)
 
-    def tell_user(self, sentence: str) -> None:
-        """Nobody reads it."""
+    def tell_user(self, sentence: str, *, again: bool = False) -> None:
+        """Notes it."""
+        if again or sentence not in self.told:
+            self.told.append(sentence)
+
+    def agent_lost(self, error: Exception) -> None:
+        """Notes it."""
+        self.lost.append(error)
 
 
 class Network:
     """The proxy's parts, as one layer sees them."""
 
-    def __init__(self, session: Session, agent: Agent) -> None:
+    def __init__(self, session: Session, agent: Agent, access: Access) -> None:
         self.session = session
         self.agent = agent
+        self.access = access
         self.connections = Connections()
         self.outgoing = Outgoing(session, self.connections)
         self.incoming = Incoming(session, self.connections)
@@ -163,6 +278,10 @@ class Network:
         self.outgoing.close()
         self._ours.close()
         self._theirs.close()
+
+    def new_agent(self) -> Agent:
+        """Another one, which is not connected."""
+        return Agent(peer=None, nursery=self.session.nursery)  # type: ignore[arg-type]
 
     async def ask(self, message: Message, *fds: int) -> Message:
         """A request of the layer's.
@@ -186,36 +305,39 @@ class Network:
             return error.errno
         raise AssertionError(f"{message} did not fail")
 
-    async def hear(self, message: Message) -> None:
-        """A notification of the agent's."""
-        assert isinstance(message, Accepted)
-        await self.incoming.accepted(message, self.session.peer)
-
 
 @contextlib.asynccontextmanager
 async def open_network(incoming: str = "steal") -> AsyncIterator[Network]:
     """Proxy and agent, connected; everything ends with the block."""
-    ours, theirs = trio.socket.socketpair()
-    network: Network
-
-    async def hear(message: Message) -> Message | None:
-        await network.hear(message)
-        return None
-
     with trio.fail_after(AGENT_WITHIN_S):
         async with trio.open_nursery() as nursery:
             agent = Agent(peer=None, nursery=nursery)  # type: ignore[arg-type]
-            agent.peer = Peer(trio.SocketStream(theirs), is_client=False, handler=agent.handle)
-            peer = Peer(trio.SocketStream(ours), is_client=True, handler=hear)
-            nursery.start_soon(_run, agent.peer)
-            await nursery.start(peer.run)
-            network = Network(Session(peer, Settings(target="pid/1", incoming=incoming), nursery), agent)
+            access = Access(agent, nursery)
+            access.pair = _socket_pair
+            session = Session(Settings(target="pid/1", incoming=incoming), nursery)
+            network = Network(session, agent, access)
+
+            async def settle(peer: Peer, _: Welcome, former: Peer | None) -> None:
+                await network.incoming.settle(peer, former)
+
+            session.uplink = Uplink(session, access, network.incoming.hear, settle, "wait")  # type: ignore[arg-type]
+            await session.uplink.begin(tell_nobody)
+            nursery.start_soon(session.uplink.keep)
             try:
                 await nursery.start(network.incoming.run)
                 yield network
             finally:
                 network.close()
                 nursery.cancel_scope.cancel()
+
+
+def _socket_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
+    one, other = trio.socket.socketpair()
+    return trio.SocketStream(one), trio.SocketStream(other)
+
+
+async def tell_nobody(_: str) -> None:
+    """Nobody reads it."""
 
 
 async def _run(peer: Peer) -> None:

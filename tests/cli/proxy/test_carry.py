@@ -6,6 +6,7 @@ import errno
 import socket
 
 import pytest
+import trio
 
 from mirror.cli.proxy.carry import open_socket
 from mirror.cli.proxy.endpoints import to_python
@@ -28,5 +29,6 @@ async def test_so_is_a_connection_of_the_stub_from_its_first_moment() -> None:
         ours = await stub.complete(program_socket)
         assert ours is not None
         ours.close()
+        await trio.lowlevel.wait_readable(program_socket)
         with pytest.raises(ConnectionResetError):
             program_socket.recv(1)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from mirror.cli.cluster.api import ApiError
+from mirror.cli.cluster import targets
+from mirror.cli.cluster.api import ApiError, Unreachable
 from mirror.cli.cluster.portforward import PortRefused
+from mirror.cli.cluster.targets import Place, choose_container
 from mirror.cli.errors import TargetError
 from mirror.cli.handover import Order
 from mirror.cli.proxy import cluster_agent
 from mirror.cli.proxy.cluster_agent import ClusterAgent
 from mirror.cli.settings import AgentSettings, Settings
 from mirror.protocol.connection import ConnectionLost
-from tests.cli.cluster.test_agents import PLACE, RUNNING, Stage
+from tests.cli.cluster.objects import pod
+from tests.cli.cluster.test_agents import JOBS, PLACE, PODS, RUNNING, Stage
 
 LOST = ConnectionLost("the agent has gone away without a word")
 ORDER = Order(
@@ -88,6 +92,23 @@ async def test_one_that_was_about_to_end_is_replaced(
     assert (await connect(agent)).pod == "pod-of-job-1"
 
 
+async def test_a_node_that_does_not_know_the_pod_may_be_late(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def nodes() -> None:
+        await trio.sleep(2)
+        ports.broken.clear()
+
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    ports.broken.add("pod-of-job-0")
+    nursery.start_soon(nodes)
+    assert (await connect(ClusterAgent(ORDER, place=PLACE, api=stage))).pod == "pod-of-job-0"
+    ports.broken.add("pod-of-job-0")
+    with pytest.raises(TargetError, match="container not running"):
+        await connect(ClusterAgent(ORDER, place=PLACE, api=stage))
+
+
 async def test_one_that_says_why_is_believed(ports: Ports, autojump_clock: trio.testing.MockClock) -> None:
     stage = Stage()
     stage.put_pod("job-0", RUNNING)
@@ -140,3 +161,195 @@ async def test_no_right_to_connect_is_said_at_once(monkeypatch: pytest.MonkeyPat
     stage.put_pod("job-0", RUNNING)
     with pytest.raises(TargetError, match="user dev lacks the right to create pods/portforward in namespace shop"):
         await connect(ClusterAgent(ORDER, place=PLACE, api=stage))
+
+
+# --- after a connection has broken ------------------------------------------------------------------------
+
+
+async def begin(stage: Stage, agent: ClusterAgent, nursery: trio.Nursery) -> Stream:
+    """A connection to an agent that is made for it."""
+
+    async def controllers(made: int) -> None:
+        while stage.made == made:
+            await trio.sleep(0.01)
+        stage.put_pod(f"job-{stage.made}", RUNNING)
+
+    nursery.start_soon(controllers, stage.made)
+    return await connect(agent)
+
+
+async def test_the_same_agent_is_tried_first(ports: Ports, nursery: trio.Nursery) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    first = await begin(stage, agent, nursery)
+    assert stage.dropped == 0
+    agent.begin_again(None)
+    assert (await connect(agent)).pod == first.pod
+    assert stage.dropped == 1
+    # That the API server cannot be reached says nothing against the agent.
+    agent.begin_again(Unreachable("the API server is not there"))
+    assert (await connect(agent)).pod == first.pod
+    assert stage.made == 1
+
+
+async def test_one_that_cannot_be_had_again_is_replaced(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    first = await begin(stage, agent, nursery)
+    agent.welcomed()
+    stage.put_pod("job-1", {"terminated": {"exitCode": 137}})
+    agent.begin_again(None)
+    ports.broken.add(first.pod)
+    with pytest.raises(TargetError, match="was killed on its node") as caught:
+        await connect(agent)
+    stage.objects[PODS].clear()
+    stage.objects[JOBS].clear()
+    agent.begin_again(caught.value)
+    assert (await begin(stage, agent, nursery)).pod != first.pod
+    assert stage.made == 2
+
+
+async def test_one_that_does_not_listen_any_more_is_soon_given_up(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    agent.begin_again(None)
+    began_at, failure = trio.current_time(), None
+    while failure is None:
+        stream = await connect(agent)
+        stream.failure = PortRefused("nothing listens on port 61337")
+        failure = await agent.explain(LOST)
+    assert trio.current_time() - began_at < 3
+
+
+@pytest.mark.parametrize("is_met", [False, True])
+async def test_one_that_was_never_met_is_removed(ports: Ports, nursery: trio.Nursery, is_met: bool) -> None:
+    """The session ends while it moves: nobody has been there, so that it would wait for the first."""
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    if is_met:
+        agent.welcomed()
+    await agent.end(at_once=False)
+    assert stage.removed == ([] if is_met else ["job-1"])
+
+
+# --- the target's pods ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Shop:
+    """Pods of `deployment/web`, as `targets` shows them."""
+
+    pods: list[Any]
+    changed: trio.Event = dataclasses.field(default_factory=trio.Event)
+    broken: int = 0
+
+    def put(self, *pods: Any) -> None:
+        self.pods = [*pods]
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def find(self, _api: Any, _reference: Any, _namespace: str, *, former: Place | None = None) -> targets.Found:
+        place = choose_container(self.pods[0])
+        return targets.Found(place, (place, *targets.other_places(place, self.pods)), {"labelSelector": "app=web"})
+
+    async def follow(self, _api: Any, namespace: str, scope: Any, see: Any) -> None:
+        assert (namespace, scope) == ("shop", {"labelSelector": "app=web"})
+        if self.broken:
+            self.broken -= 1
+            raise ApiError(403, "Forbidden", "no watching")
+        while see(self.pods):
+            await self.changed.wait()
+
+
+@pytest.fixture
+def shop(monkeypatch: pytest.MonkeyPatch) -> Shop:
+    shop = Shop([pod("web-1"), pod("web-2")])
+    monkeypatch.setattr(targets, "find", shop.find)
+    monkeypatch.setattr(targets, "follow", shop.follow)
+    return shop
+
+
+def names(agent: ClusterAgent) -> list[str]:
+    return [replica.name for replica in agent.replicas]
+
+
+def of_deployment(**settings: Any) -> Order:
+    return dataclasses.replace(ORDER, settings=dataclasses.replace(ORDER.settings, target="deployment/web", **settings))
+
+
+async def started(stage: Stage, nursery: trio.Nursery, **settings: Any) -> ClusterAgent:
+    stage.access = SimpleNamespace(namespace="shop", server="https://cluster")  # type: ignore[assignment]
+    agent = ClusterAgent(of_deployment(**settings), api=stage)
+    await begin(stage, agent, nursery)
+    return agent
+
+
+async def test_replicas_follow_the_pods(ports: Ports, nursery: trio.Nursery, shop: Shop) -> None:
+    agent = await started(Stage(), nursery)
+    assert agent.whereabouts == "pod web-1"
+    assert names(agent) == ["pod web-2"]
+    kept = agent.replicas
+    nursery.start_soon(agent.until_gone)
+    await trio.testing.wait_all_tasks_blocked()
+    assert agent.replicas is kept
+    shop.put(pod("web-1"), pod("web-2", ready=False), pod("web-3"))
+    await agent.until_others(kept)
+    assert names(agent) == ["pod web-2", "pod web-3"]
+    assert agent.replicas[0] is kept[0]
+    kept = agent.replicas
+    shop.put(pod("web-1"), pod("web-3"))
+    await agent.until_others(kept)
+    assert names(agent) == ["pod web-3"]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("settings", [{"replicas": "one"}, {"incoming": "off"}])
+async def test_who_wants_no_replicas_has_none(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, settings: dict[str, str]
+) -> None:
+    agent = await started(Stage(), nursery, **settings)
+    nursery.start_soon(agent.until_gone)
+    shop.put(pod("web-1"), pod("web-3"))
+    await trio.testing.wait_all_tasks_blocked()
+    assert names(agent) == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_target_that_goes_is_told_and_its_next_is_connected_to(
+    ports: Ports, nursery: trio.Nursery, shop: Shop
+) -> None:
+    stage = Stage()
+    agent = await started(stage, nursery)
+    shop.put(pod("web-2"), pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    assert await agent.until_gone() == "pod web-1 is being removed"
+    agent.begin_again(None)
+    await begin(stage, agent, nursery)
+    assert agent.whereabouts == "pod web-2"
+    assert names(agent) == []
+
+
+async def test_a_watch_that_cannot_be_had_is_tried_again(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    agent = await started(Stage(), nursery)
+    shop.broken = 3
+    shop.put(pod("web-2"))
+    assert await agent.until_gone() == "pod web-1 is gone"
+
+
+async def test_a_replicas_agent_follows_nobody(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    shop.put()
+    with trio.move_on_after(100) as patience:
+        await agent.until_gone()
+    assert patience.cancelled_caught

@@ -19,17 +19,11 @@ from mirror.agent import files as agent_files
 from mirror.cli.proxy import contents
 from mirror.cli.proxy.files import Files
 from mirror.cli.proxy.layers import LayerConnection, Reply
+from mirror.cli.proxy.uplink import Uplink
 from mirror.cli.settings import Settings
 from mirror.protocol import messages as m
 from mirror.protocol.stream import Channel, Peer, RequestFailed
-
-
-class Session:
-    """What `Files` needs of one."""
-
-    def __init__(self, peer: Peer, settings: Settings) -> None:
-        self.peer = peer
-        self.settings = settings
+from tests.cli.proxy import network
 
 
 class Bench:
@@ -38,32 +32,43 @@ class Bench:
     Attributes:
         files: The part.
         session: Its session.
+        access: How it reaches the agent, which is this object.
+        peer: The proxy, as the agent sees it.
         held: If set, the agent waits for it before it answers.
         told: The sentences that came with errors.
     """
 
     def __init__(self, nursery: trio.Nursery, settings: Settings) -> None:
-        ours, theirs = trio.testing.memory_stream_pair()
         self.held: trio.Event | None = None
         self._nursery = nursery
         self._descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
-        self._agent = Peer(theirs, is_client=False, handler=self._answer)
-        self.session = Session(Peer(ours, is_client=True, handler=self._answer), settings)
+        self.peer: Peer
+        self.access = network.Access(self, nursery)
+        self.session = network.Session(settings, nursery)
         self.files = Files(self.session)
         self.handlers = self.files.handlers()
         self.told: list[str] = []
         self._closing: list[int] = [self._descriptors]
 
     async def start(self) -> None:
-        self._nursery.start_soon(self._agent.run)
-        await self._nursery.start(self.session.peer.run)
+        uplink = Uplink(self.session, self.access, self._hear, self._settle, "wait")  # type: ignore[arg-type]
+        self.session.uplink = uplink
+        await uplink.begin(network.tell_nobody)
+        self._nursery.start_soon(uplink.keep)
         await self._nursery.start(self.files.run)
 
     def close(self) -> None:
         for fd in self._closing:
             os.close(fd)
 
-    async def _answer(self, message: m.Message) -> m.Message:
+    async def _hear(self, message: m.Message, _: Peer) -> m.Message | None:
+        raise AssertionError(message)
+
+    async def _settle(self, *_: object) -> None:
+        pass
+
+    async def handle(self, message: m.Message) -> m.Message:
+        """Answers as an agent."""
         if self.held is not None:
             await self.held.wait()
         try:
@@ -89,7 +94,7 @@ class Bench:
     def _open(self, message: m.OpenFile) -> m.FileOpened:
         opened, rest = agent_files.open_file(message, self._descriptors)
         if rest is not None:
-            self._nursery.start_soon(self._send, rest, self._agent.accept_channel(message.channel))
+            self._nursery.start_soon(self._send, rest, self.peer.accept_channel(message.channel))
         return opened
 
     async def _send(self, fd: int, channel: Channel) -> None:
@@ -133,7 +138,7 @@ class Bench:
     @property
     def trips(self) -> int:
         """Round trips to the agent so far."""
-        return sum(self.session.peer.requests_sent.values())
+        return sum(self.session.uplink.requests_sent.values())
 
 
 @pytest.fixture
@@ -348,7 +353,7 @@ async def test_access_and_file_systems_are_asked_for_once(bench: Bench, folder: 
         statted = (await bench.ask(m.StatFilesystem(path))).message
         assert isinstance(statted, m.FilesystemStatted)
         assert statted.bsize == os.statvfs(folder).f_bsize
-    assert bench.session.peer.requests_sent == collections.Counter(CheckAccess=1, StatFilesystem=1)
+    assert bench.session.uplink.requests_sent == collections.Counter(CheckAccess=1, StatFilesystem=1)
 
 
 @pytest.mark.parametrize("settings", [Settings("pid/1", lease_s=0.0)])

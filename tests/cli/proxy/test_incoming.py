@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import trio
+import trio.testing
 
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.proxy.endpoints import from_python, to_python
@@ -24,6 +25,7 @@ from mirror.protocol.messages import (
     Listen,
     ListenerClosed,
     ListenerFound,
+    Message,
     PortChosen,
     SocketAddress,
     SocketDescribed,
@@ -361,3 +363,69 @@ async def test_an_error_while_delivering_ends_that_connection_only(
                 assert await receive(accepted) == b"still here"
             await working.aclose()
     assert "TypeError" in capsys.readouterr().err
+
+
+async def test_the_next_agent_is_asked_for_what_the_last_one_was() -> None:
+    async with open_network() as network:
+        with listener() as made, listener() as other, listener() as refused:
+            ports = [(await listen(network, each)).port for each in (made, other, refused)]
+            network.agent.heard.clear()
+            network.agent.refused_port = ports[2]
+            await network.agent.peer.aclose("it was killed")
+            # What was refused is asked for again and again, until it can be had.
+            await network.agent.until(lambda: len(network.agent.heard) > 4)
+            assert [wanted.port for wanted in network.agent.heard[:3] if isinstance(wanted, Subscribe)] == ports
+            (told,) = (told for told in network.session.told if "stays with the target" in told)
+            assert told == f"port {ports[2]} of the target stays with the target: somebody else has it"
+            network.agent.refused_port = 0
+            count = len(network.agent.heard)
+            await network.agent.until(lambda: len(network.agent.heard) > count)
+            channel = await network.agent.deliver(SocketAddress(POD, ports[0]), CALLER)
+            (await accept(made))[0].close()
+            await channel.aclose()
+
+
+async def test_the_last_agent_stops_before_the_next_one_begins() -> None:
+    """Both may be in the same network, where a port can be stolen once."""
+    async with open_network() as network:
+        with listener() as made:
+            port = (await listen(network, made)).port
+            old, new = network.agent, network.new_agent()
+            order: list[tuple[str, Message]] = []
+            old.heard, new.heard = Log("old", order), Log("new", order)
+            network.access.go("pod web-1 is being removed", new, "pod web-2")
+            await new.until(lambda: bool(new.heard))
+            assert [(name, type(message)) for name, message in order] == [("old", Unsubscribe), ("new", Subscribe)]
+            channel = await new.deliver(SocketAddress(POD, port), CALLER)
+            (await accept(made))[0].close()
+            await channel.aclose()
+
+
+async def test_a_listener_waits_for_an_agent() -> None:
+    async with open_network() as network:
+        network.access.may_begin = trio.Event()
+        await network.agent.peer.aclose("it was killed")
+        with listener() as early, listener() as late:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen, network, early)
+                await trio.testing.wait_all_tasks_blocked()
+                # What is known here needs no agent.
+                found = await network.ask(FindListener(bound_at(early)))
+                assert isinstance(found, ListenerFound)
+                await network.tell(ListenerClosed(bound_at(late)))
+                assert network.agent.heard == []
+                network.access.may_begin.set()
+            assert [type(message) for message in network.agent.heard][:1] == [Subscribe]
+
+
+class Log(list[Message]):
+    """What an agent has heard, and what all have, in one order."""
+
+    def __init__(self, name: str, order: list[tuple[str, Message]]) -> None:
+        super().__init__()
+        self._name = name
+        self._order = order
+
+    def append(self, message: Message) -> None:
+        super().append(message)
+        self._order.append((self._name, message))

@@ -32,6 +32,8 @@ from mirror.protocol.messages import (
 )
 from mirror.protocol.stream import RequestFailed
 
+WITHIN_S = 30.0
+"""Bounds a wait on a busy machine."""
 REGISTER = Register(version=1, pid=os.getpid(), cause="exec", lifeline_port=0, program=b"/bin/test")
 SOMEWHERE = SocketAddress(b"\x7f\0\0\1", 80)
 
@@ -41,9 +43,8 @@ class Server:
 
     def __init__(self) -> None:
         self.lifelines = Lifelines()
-        self.lost: list[ConnectionLost] = []
         self.noted: list[Message] = []
-        self.layers = Layers(self.lifelines.held, self.lost.append, self.lifelines.is_held_by)
+        self.layers = Layers(self.lifelines.held, self.lifelines.is_held_by)
         self.layers.add_handlers(
             {Register: self.register, ReadLink: self.read_link, Connect: self.note, CheckAccess: self.fail}
         )
@@ -95,7 +96,7 @@ class Caller:
 
     async def receive(self) -> Frame | None:
         """The next answer; None at the end."""
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN_S):
             while (frame := self._reader.next_frame()) is None:
                 data, extra, _, _ = await self._socket.recvmsg(65536, 256)
                 if not data:
@@ -184,7 +185,6 @@ async def test_descriptor_that_nobody_wants_is_closed(caller: Caller) -> None:
 async def test_failures_of_handlers(server: Server, caller: Caller, capfd: pytest.CaptureFixture[str]) -> None:
     assert await caller.ask(CheckAccess(b"/", 0)) == Failed(errno.EACCES, "not for you")
     assert await caller.ask(CheckAccess(b"/", 1)) == Failed(errno.EIO)
-    assert [str(error) for error in server.lost] == ["gone"]
     answer = await caller.ask(CheckAccess(b"/", 2))
     assert isinstance(answer, Failed)
     assert answer.errno == errno.EIO
@@ -222,7 +222,7 @@ async def test_process_is_followed_to_its_end(server: Server, nursery: trio.Nurs
         assert not process.ended.is_set()
         assert child.stdin is not None
         child.stdin.close()
-        with trio.fail_after(5):
+        with trio.fail_after(WITHIN_S):
             await process.ended.wait()
             await server.lifelines.wait_over()
         assert server.layers.processes == {}

@@ -56,7 +56,7 @@ async def test_lease_ends(autojump_clock: trio.testing.MockClock) -> None:
         asked = 0
 
         def __init__(self, nursery: trio.Nursery) -> None:
-            self.peer = self
+            self.uplink = self
             self.start = nursery.start_soon
 
         async def request(self, _: Message) -> Message:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 import trio
+import trio.testing
 
 from mirror.cli.proxy.endpoints import from_python, to_python
 from mirror.protocol.messages import (
@@ -293,7 +294,8 @@ async def test_target_s_reset_reaches_the_program(server: socket.socket) -> None
 
 async def test_lost_agent_is_no_end_of_data(server: socket.socket) -> None:
     async with open_network() as network, connection(network, server) as (made, _):
-        await network.session.peer.aclose()
+        network.access.comes_back = False
+        await network.agent.peer.aclose()
         with pytest.raises(ConnectionResetError):
             await receive(made)
         with program_socket() as late:
@@ -364,3 +366,37 @@ async def test_what_is_no_connecting_socket_harms_nothing(server: socket.socket)
 def test_endpoints_lose_their_mapping() -> None:
     assert from_python(("::ffff:127.0.0.1", 80, 0, 0)) == SocketAddress(b"\x7f\x00\x00\x01", 80)
     assert to_python(SocketAddress(bytes(15) + b"\x01", 80)) == ("::1", 80, 0, 0)
+
+
+async def test_a_connection_is_asked_for_again_when_the_agent_is_lost(server: socket.socket) -> None:
+    async with open_network() as network:
+        network.agent.hold = trio.Event()
+        with program_socket() as made:
+            await start(network, made, from_python(server.getsockname()))
+            await network.agent.until(lambda: network.agent.holders == 1)
+            network.agent.hold = None
+            await network.agent.peer.aclose("it was killed")
+            assert await outcome(network, made) == 0
+            with await accept(server) as accepted:
+                made.sendall(b"hello")
+                assert await receive(accepted) == b"hello"
+        assert network.access.begun == 2
+
+
+async def test_a_program_may_give_up_while_there_is_no_agent(server: socket.socket) -> None:
+    async with open_network() as network:
+        network.access.may_begin = trio.Event()
+        await network.agent.peer.aclose("it was killed")
+        with program_socket() as made:
+            await start(network, made, from_python(server.getsockname()))
+            await trio.testing.wait_all_tasks_blocked()
+            made.shutdown(socket.SHUT_RDWR)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        # Whatever is connected later is not the one that was given up.
+        network.access.may_begin.set()
+        with program_socket() as made:
+            await start(network, made, from_python(server.getsockname()))
+            assert await outcome(network, made) == 0
+            (await accept(server)).close()
+        with pytest.raises(BlockingIOError):
+            server.accept()

@@ -342,6 +342,41 @@ async def test_what_the_other_side_does_after_our_goodbye_is_no_failure() -> Non
         left.set()
 
 
+async def test_nothing_follows_our_goodbye() -> None:
+    """Neither what is asked or told while it is being written, nor the answer to what was asked before."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    raw = Raw(theirs)
+    answered, left = trio.Event(), trio.Event()
+    deliver = ours.send_stream.send_all_hook
+    assert deliver is not None
+
+    async def answer_late(message: m.Message) -> m.Message:
+        await answered.wait()
+        return m.LinkRead(b"target")
+
+    async def wait_until_left() -> None:
+        await deliver()
+        await left.wait()
+
+    client = Peer(ours, is_client=True, handler=answer_late)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raw.introduce)
+        await nursery.start(client.run)
+        await raw.send((1, m.ReadLink(b"/link")))
+        await trio.testing.wait_all_tasks_blocked()
+        ours.send_stream.send_all_hook = wait_until_left
+        nursery.start_soon(client.aclose, "that was all")
+        assert await raw.receive() == (0, m.Goodbye("that was all"))
+        await expect_lost("has been closed", client.request, STAT_FILE)
+        await expect_lost("has been closed", client.notify, m.Notice("too late"))
+        with pytest.raises(ConnectionLost, match="has been closed"):
+            client.open_channel()
+        answered.set()
+        await trio.testing.wait_all_tasks_blocked()
+        left.set()
+        assert await raw.receive() is None
+
+
 async def test_aclose_before_and_after_run(make_pair: MakePair) -> None:
     ours, theirs = make_pair()
     client = Peer(ours, is_client=True, handler=refuse)

@@ -3,6 +3,8 @@
 The Job's name is a hash of whatever makes one agent differ from another (target, features, image, protocol), so that
 sessions with the same needs find each other's: the second joins. It is never asked who started it, since an agent ends
 by itself when nobody has needed it for a while, and the cluster then removes the Job (`ttlSecondsAfterFinished`).
+One that never comes up cannot do so, and whoever asked for it may be gone: until its container runs the Job has a
+deadline, which each session that gets the agent lifts.
 
     list pods ── one runs ──────────────────────────────────────────────────▶ join
         └─ none ── create the Job ── made ── watch ── its container runs ───▶ begin
@@ -20,6 +22,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -28,6 +32,7 @@ import trio
 from mirror.cli.cluster import failures
 from mirror.cli.cluster.api import Api, ApiError, Object
 from mirror.cli.cluster.failures import Ended, Refused, Running, Waiting
+from mirror.cli.cluster.identity import FILE, Identity
 from mirror.cli.cluster.targets import AGENT_LABELS, Place
 from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.settings import AgentSettings
@@ -60,8 +65,13 @@ _SILENT_S = 5.0
 """A node that has shown nothing for so long is asked after."""
 _NOBODY = 65534
 """An agent without a target needs no rights, and so may run where PodSecurity is `restricted`."""
+_ABANDONED_S = 30
+"""How long a Job stays after its startup timeout if nobody lifts its deadline: more than lifting it ever takes."""
 _GRACE_PERIOD_S = 2
 """Between SIGTERM and SIGKILL; the agent needs some milliseconds."""
+
+_SECRETS_PLACE = {"name": "identity", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+"""A volume that no other container mounts, for `identity.FILE`."""
 
 Tell = Callable[[str], Awaitable[None]]
 """Shows the user what is being done."""
@@ -84,6 +94,8 @@ class Wish:
     features: tuple[str, ...]
     settings: AgentSettings
     image: str
+    needs_incoming: bool = False
+    """Whether an agent without incoming traffic is of no use; none is put where it could not have that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +108,12 @@ class Agent:
         job_uid: Its uid.
         pod: The pod's name.
         is_begun: Whether the Job was made for this session.
+        container: That in which it runs, of its pod. If it is an ephemeral one there is no Job.
+        is_guarded: Whether it serves only who has its secret.
+        is_direct: Whether it is to be reached at its pod's address.
+        identity: That secret, once it is known.
+        address: That address, once it is known.
+        reasons: For a feature that it cannot have though it was wanted, a sentence.
     """
 
     namespace: str
@@ -103,6 +121,16 @@ class Agent:
     job_uid: str
     pod: str
     is_begun: bool
+    container: str = CONTAINER
+    is_guarded: bool = False
+    is_direct: bool = False
+    identity: Identity | None = None
+    address: str = ""
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def judge(self, pod: Object) -> failures.Verdict:
+        """What becomes of it, by what the cluster says of its pod."""
+        return failures.judge(pod if self.job else failures.view_of_ephemeral(pod, self.container))
 
 
 # --- the Job ----------------------------------------------------------------------------------------------
@@ -134,6 +162,8 @@ def name_of(wish: Wish) -> str:
         wish.image,
         settings.is_privileged,
         settings.dropped_capabilities,
+        settings.is_ephemeral,
+        settings.transport,
     ]
     return "mirror-agent-" + hashlib.sha256(json.dumps(differs).encode()).hexdigest()[:16]
 
@@ -167,6 +197,7 @@ def manifest(wish: Wish) -> dict[str, Any]:
         "terminationGracePeriodSeconds": _GRACE_PERIOD_S,
         "tolerations": [dict(toleration) for toleration in settings.tolerations],
         "containers": [_container(wish)],
+        **({"volumes": [_SECRETS_PLACE]} if is_guarded(wish) else {}),
         **({"serviceAccountName": settings.service_account} if settings.service_account else {}),
         **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
         "imagePullSecrets": [{"name": each} for each in settings.image_pull_secrets],
@@ -177,6 +208,7 @@ def manifest(wish: Wish) -> dict[str, Any]:
         "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "spec": {
             "backoffLimit": 0,
+            "activeDeadlineSeconds": math.ceil(settings.startup_timeout_s) + _ABANDONED_S,
             "ttlSecondsAfterFinished": settings.ttl_s,
             "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
         },
@@ -184,35 +216,55 @@ def manifest(wish: Wish) -> dict[str, Any]:
 
 
 def _container(wish: Wish) -> dict[str, Any]:
-    settings = wish.settings
+    mount = {"name": _SECRETS_PLACE["name"], "mountPath": os.path.dirname(FILE)}
     return {
-        "name": CONTAINER,
+        **container(wish, CONTAINER),
+        "resources": {name: dict(quantities) for name, quantities in wish.settings.resources.items()},
+        "securityContext": {**security_context(wish), "readOnlyRootFilesystem": True},
+        **({"volumeMounts": [mount]} if is_guarded(wish) else {}),
+    }
+
+
+def container(wish: Wish, name: str) -> dict[str, Any]:
+    """What the agent's container is in any pod."""
+    return {
+        "name": name,
         "image": wish.image,
-        "imagePullPolicy": settings.image_pull_policy,
+        "imagePullPolicy": wish.settings.image_pull_policy,
         "args": _arguments(wish),
-        "resources": {name: dict(quantities) for name, quantities in settings.resources.items()},
-        "securityContext": _security_context(wish),
         # Its last words, where reading the pod is enough: the right to read logs is not needed.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
 
+def is_guarded(wish: Wish) -> bool:
+    """Whether others can reach the agent's port, so that it must serve only who has its secret."""
+    return wish.settings.is_ephemeral or wish.settings.transport == "direct"
+
+
 def _arguments(wish: Wish) -> list[str]:
     """As `mirror.agent.options` reads them."""
+    settings = wish.settings
     arguments = {
-        "--listen": PORT,
+        # In the target's pod no port is ours; which it is, its identity tells.
+        "--listen": 0 if settings.is_ephemeral else PORT,
         **({"--container": wish.place.container_id} if wish.place is not None else {}),
+        **({"--identity": FILE} if is_guarded(wish) else {}),
         "--features": ",".join(wish.features),
         "--grace": wish.settings.grace_s,
         "--first-client-within": wish.settings.first_client_within_s,
     }
-    words = [str(word) for pair in arguments.items() for word in pair]
-    return words if wish.place is not None else [*words, "--targetless"]
+    flags = {"--targetless": wish.place is None, "--direct": settings.transport == "direct"}
+    return [
+        *(str(word) for pair in arguments.items() for word in pair),
+        *(flag for flag, is_wanted in flags.items() if is_wanted),
+    ]
 
 
-def _security_context(wish: Wish) -> dict[str, Any]:
+def security_context(wish: Wish) -> dict[str, Any]:
+    """What the agent's container may do."""
     settings = wish.settings
-    needed = linux_capabilities(wish.features, targetless=wish.place is None)
+    needed = linux_capabilities(wish.features, targetless=wish.place is None, in_the_pod=settings.is_ephemeral)
     added = [capability for capability in needed if capability not in settings.dropped_capabilities]
     # With another uid added capabilities would not be in effect.
     user = 0 if added or wish.place is not None else _NOBODY
@@ -221,7 +273,6 @@ def _security_context(wish: Wish) -> dict[str, Any]:
         "runAsGroup": user,
         "runAsNonRoot": user != 0,
         "capabilities": {"drop": ["ALL"], "add": added},
-        "readOnlyRootFilesystem": True,
         **({"seccompProfile": dict(settings.seccomp_profile)} if settings.seccomp_profile else {}),
         **({"appArmorProfile": dict(settings.app_armor_profile)} if settings.app_armor_profile else {}),
         **({"seLinuxOptions": dict(settings.se_linux_options)} if settings.se_linux_options else {}),
@@ -296,14 +347,18 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     for pod in pods:
         if isinstance(failures.judge(pod), Running):
             await tell(f"joining the agent in pod {pod['metadata']['name']}")
-            return Agent(wish.namespace, name, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
+            running = _agent(wish, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
+            if await _lift_deadline(api, running):
+                return running
     job, is_begun = await _create_or_get(api, wish, tell)
     if job is None:
         return None
-    agent = Agent(wish.namespace, name, job["metadata"]["uid"], "", is_begun)
+    agent = _agent(wish, job["metadata"]["uid"], "", is_begun)
     is_up = False
     try:
         pod_name = await _Start(api, wish, agent, tell).run()
+        if pod_name and not await _lift_deadline(api, agent):
+            pod_name = ""
         is_up = True
     finally:
         if not is_up and is_begun:
@@ -314,6 +369,13 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
         return None
     await tell("the agent's container runs" if is_begun else f"joining the agent in pod {pod_name}")
     return dataclasses.replace(agent, pod=pod_name)
+
+
+def _agent(wish: Wish, job_uid: str, pod: str, is_begun: bool) -> Agent:
+    is_direct = wish.settings.transport == "direct"
+    return Agent(
+        wish.namespace, name_of(wish), job_uid, pod, is_begun, is_guarded=is_guarded(wish), is_direct=is_direct
+    )
 
 
 async def _create_or_get(api: Api, wish: Wish, tell: Tell) -> tuple[Object | None, bool]:
@@ -336,7 +398,7 @@ async def _create_or_get(api: Api, wish: Wish, tell: Tell) -> tuple[Object | Non
     if not _is_over(job):
         return job, False
     await tell("the last agent is being removed")
-    agent = Agent(wish.namespace, name_of(wish), job["metadata"]["uid"], "", is_begun=False)
+    agent = _agent(wish, job["metadata"]["uid"], "", is_begun=False)
     if not job["metadata"].get("deletionTimestamp"):
         await remove(api, agent)
     await _wait_gone(api, agent)
@@ -367,6 +429,21 @@ async def _wait_gone(api: Api, agent: Agent) -> None:
             async for kind, job in events:
                 if (kind == "DELETED") == (job["metadata"]["uid"] == agent.job_uid):
                     return
+
+
+async def _lift_deadline(api: Api, agent: Agent) -> bool:
+    """Lets that very Job run for as long as it likes; whether it is still there."""
+    lifted: Object = {"metadata": {"uid": agent.job_uid}, "spec": {"activeDeadlineSeconds": None}}
+    try:
+        await api.patch(f"{_jobs_path(agent.namespace)}/{agent.job}", lifted)
+    except ApiError as error:
+        # Another Job of the name is a conflict; before Kubernetes 1.24 it was an invalid change of its uid.
+        if error.status in (404, 409) or (error.status == 422 and "metadata.uid" in error.message):
+            return False
+        if error.status == 403 and not agent.is_begun:
+            return True  # whoever began it may, and has
+        raise
+    return True
 
 
 async def remove(api: Api, agent: Agent) -> None:

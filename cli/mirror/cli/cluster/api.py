@@ -196,14 +196,18 @@ class Api:
             raise failure
 
     async def upgrade(
-        self, method: str, path: str, parameters: Mapping[str, str] | None, headers: Sequence[tuple[str, str]]
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str | Sequence[str]] | None,
+        headers: Sequence[tuple[str, str]],
     ) -> Upgraded:
         """A connection to a subresource for another protocol. It lives no longer than the Api.
 
         Args:
             method: `GET` or `POST`, as that protocol has it.
             path: The subresource.
-            parameters: As ever.
+            parameters: As ever; what has several values is said several times.
             headers: `Upgrade` and whatever else that protocol wants.
         """
         response = await self._send_again(method, path, parameters, [("Connection", "Upgrade"), *headers])
@@ -218,6 +222,12 @@ class Api:
             await response.aclose()
             raise
         return Upgraded(wire, leading, _headers(response), response)
+
+    async def drop_idle(self) -> None:
+        """Closes what is kept for later requests: when the network has changed, that is dead, and says nothing."""
+        for connection in self._pool.connections:
+            if isinstance(connection, httpcore.AsyncConnectionInterface) and connection.is_idle():
+                await connection.aclose()
 
     # --- inside -------------------------------------------------------------------------------------------
 
@@ -235,10 +245,7 @@ class Api:
         except msgspec.DecodeError:
             found = None
         if not isinstance(found, dict):
-            raise Unreachable(
-                f"{self.access.server} answers, but not as an API server does: correct the server in kubeconfig, "
-                "or log in where a portal asks for it"
-            )
+            raise _no_api_server(self.access)
         return found
 
     async def _content(
@@ -289,7 +296,7 @@ class Api:
         self,
         method: str,
         path: str,
-        parameters: Mapping[str, str] | None,
+        parameters: Mapping[str, str | Sequence[str]] | None,
         headers: Sequence[tuple[str, str]],
         data: bytes = b"",
         endless: bool = False,
@@ -312,7 +319,7 @@ class Api:
         authorization: str | None,
         method: str,
         path: str,
-        parameters: Mapping[str, str] | None,
+        parameters: Mapping[str, str | Sequence[str]] | None,
         headers: Sequence[tuple[str, str]],
         data: bytes,
         endless: bool,
@@ -320,7 +327,7 @@ class Api:
         server = urlsplit(self.access.server)
         target = quote(server.path.rstrip("/") + path, safe="/:~%")
         if parameters:
-            target += f"?{urlencode(parameters)}"
+            target += f"?{urlencode(parameters, doseq=True)}"
         all_headers = [("Host", server.netloc.rpartition("@")[2]), ("User-Agent", "mirror"), *headers]
         all_headers += self.access.headers
         if authorization:
@@ -516,7 +523,14 @@ def _pause(response: httpcore.Response) -> float | None:
         return None
 
 
-def _refusal(access: Access, response: httpcore.Response, content: bytes) -> ApiError:
+def _no_api_server(access: Access) -> Unreachable:
+    return Unreachable(
+        f"{access.server} answers, but not as an API server does: correct the server in kubeconfig, "
+        "or log in where a portal asks for it"
+    )
+
+
+def _refusal(access: Access, response: httpcore.Response, content: bytes) -> ApiError | Unreachable:
     """What an answer other than a success means."""
     try:
         status = msgspec.json.decode(content)
@@ -524,6 +538,8 @@ def _refusal(access: Access, response: httpcore.Response, content: bytes) -> Api
         status = None
     if isinstance(status, dict) and status.get("kind") == "Status":
         return _error_of(status, response.status)
+    if response.status == 404 and content.lstrip().startswith(b"<"):  # an API server has no such pages
+        return _no_api_server(access)
     text = " ".join(content.decode(errors="replace").split())[:200]
     return ApiError(response.status, "", text or f"{access.server} says no more than {response.status}")
 

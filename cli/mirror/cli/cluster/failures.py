@@ -22,11 +22,16 @@ _RBAC = re.compile(
 )
 _QUOTA = re.compile(r"exceeded quota: (?P<quota>[^,\s]+), (?P<figures>requested: .*)")
 _QUOTA_WANTS = re.compile(r"failed quota: (?P<quota>[^:\s]+): must specify (?P<resources>.*)")
+_LIMITS = re.compile(r"(?:(?:minimum|maximum) \S+ usage|\S+ max limit to request ratio) per \S+ is .*")
+"""plugin/pkg/admission/limitranger"""
 _POD_SECURITY = re.compile(r'violates PodSecurity "(?P<level>[^":]+)(?::[^"]*)?": (?P<rules>.*)')
 _WEBHOOK = re.compile(
     r'admission webhook "(?P<name>[^"]+)" denied the request(?: without explanation)?:? ?(?P<said>.*)'
 )
 _POLICY = re.compile(r"PodSecurityPolicy: unable to admit pod: (?P<rules>.*)")
+_NOT_IN_THE_POD = (
+    "leave out --ephemeral and put the agent into another namespace with --agent-namespace, or have the rule except it"
+)
 _ELSEWHERE = (
     "put the agent into another namespace with --agent-namespace, or ask for less (--no-incoming, --no-outgoing and "
     "--no-remote-dns)"
@@ -80,28 +85,41 @@ def missing_right(message: str) -> str:
     return f"user {found['user']} lacks the right to {found['verb']} {resource}{where}"
 
 
-def explain_refused_pod(message: str, namespace: str) -> str:
+def explain_refused_pod(message: str, namespace: str, *, is_ephemeral: bool = False) -> str:
     """Why an admission rule of the cluster refused the agent's pod.
 
     Args:
         message: As a FailedCreate Event or the API server has it.
         namespace: Of the agent.
+        is_ephemeral: It was to be an ephemeral container of its target's pod.
     """
     text = in_one_line(message)
+    if is_ephemeral:
+        found = _POD_SECURITY.search(text) or _WEBHOOK.search(text)
+        rule = found[0] if found else text
+        return (
+            f"the cluster refuses the agent's ephemeral container in namespace {namespace} ({rule}); {_NOT_IN_THE_POD}"
+        )
     if found := _QUOTA.search(text):
         return (
             f"the quota {found['quota']} of namespace {namespace} refuses the agent's pod ({found['figures']}); have "
-            f"it raised, or put the agent into another namespace with --agent-namespace"
+            f"it raised, put the agent into another namespace with --agent-namespace, or into the target's pod with "
+            f"--ephemeral"
         )
     if found := _QUOTA_WANTS.search(text):
         return (
             f"the quota {found['quota']} of namespace {namespace} wants the agent's pod to specify "
             f"{found['resources']}; do so under agent.resources in the configuration file"
         )
+    if found := _LIMITS.search(text):
+        return (
+            f"a LimitRange of namespace {namespace} refuses the agent's pod ({found[0].rstrip(']')}); keep to it with "
+            f"agent.resources in the configuration file, or put the agent into another namespace with --agent-namespace"
+        )
     if found := _POD_SECURITY.search(text):
         return (
-            f"PodSecurity {found['level']} of namespace {namespace} refuses the agent's pod ({found['rules']}); "
-            f"{_ELSEWHERE}"
+            f"PodSecurity {found['level']} of namespace {namespace} refuses the agent's pod ({found['rules']}); put it "
+            f"into another namespace with --agent-namespace, as beside a pod it needs hostPID whatever else is left out"
         )
     if found := _WEBHOOK.search(text):
         said = found["said"] or "it does not say why"
@@ -195,10 +213,21 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
         return Refused(f"the agent's container cannot be made ({reason}{f': {text}' if text else ''}); {_ELSEWHERE}")
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return _say_unscheduled(condition, status)
+            return _say_unscheduled(condition, pod)
     if not spec.get("nodeName"):
         return Waiting("the agent's pod to be scheduled")
     return Waiting(f"node {spec['nodeName']} to start the agent's container")
+
+
+def view_of_ephemeral(pod: Mapping[str, Any], container: str) -> Mapping[str, Any]:
+    """A pod as if one of its ephemeral containers were all of it, for `judge`."""
+    spec, status = pod["spec"], pod.get("status", {})
+    containers = [each for each in spec.get("ephemeralContainers") or () if each["name"] == container]
+    return {
+        "metadata": pod["metadata"],
+        "spec": {"nodeName": spec.get("nodeName", ""), "containers": containers or [{"name": container, "image": ""}]},
+        "status": {"phase": status.get("phase"), "containerStatuses": status.get("ephemeralContainerStatuses")},
+    }
 
 
 def _agent_of(containers: list[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -255,14 +284,26 @@ def _say_image(image: str, reason: str, message: str) -> str:
     )
 
 
-def _say_unscheduled(condition: Mapping[str, Any], status: Mapping[str, Any]) -> Waiting:
+_REMEDIES = (
+    (
+        "Insufficient|Too many pods",
+        "lower agent.resources, give it an agent.priority_class, or choose a pod on another node",
+    ),
+    ("taint", "let it be there with agent.tolerations, or choose a pod on another node"),
+    ("node selector|affinity", "correct agent.node_selector"),
+)
+"""What helps when no node would take the agent's pod, by the first of the scheduler's words that is there."""
+
+
+def _say_unscheduled(condition: Mapping[str, Any], pod: Mapping[str, Any]) -> Waiting:
     text = in_one_line(condition.get("message", "")) or condition.get("reason", "Unschedulable")
-    if status.get("nominatedNodeName"):
-        return Waiting(f"room for the agent's pod on node {status['nominatedNodeName']}")
+    if node := pod.get("status", {}).get("nominatedNodeName"):
+        return Waiting(f"room for the agent's pod on node {node}")
+    remedy = next((remedy for words, remedy in _REMEDIES if re.search(words, text)), "")
+    if not remedy or ("node_selector" in remedy and not pod["spec"].get("nodeSelector")):
+        remedy = "choose a pod on another node"
     return Waiting(
-        f"the agent's pod to be scheduled ({text})",
-        f"the agent's pod cannot be scheduled ({text}); lower agent.resources, give it an agent.priority_class, or "
-        f"choose a pod on another node",
+        f"the agent's pod to be scheduled ({text})", f"the agent's pod cannot be scheduled ({text}); {remedy}"
     )
 
 

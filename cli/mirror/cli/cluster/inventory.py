@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -13,10 +14,12 @@ from mirror.cli.cluster import agents, failures
 from mirror.cli.cluster.api import Api, ApiError, Object
 from mirror.cli.cluster.reference import KINDS, Kind
 from mirror.cli.cluster.targets import is_agent, is_ready
-from mirror.cli.errors import TargetError
+from mirror.cli.errors import MirrorError, TargetError
 
 LISTED = ("deployment", "rollout", "statefulset", "daemonset", "replicaset", "cronjob", "job", "service", "pod")
 """The kinds, in the order in which they are shown."""
+_EPHEMERAL = re.compile(r"mirror-agent-[0-9a-f]{16}-\d+")
+"""What ephemeral containers are called (`ephemeral`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,8 +45,8 @@ class AgentRow:
 
     Attributes:
         namespace: Where it is.
-        job: The name of its Job.
-        uid: The Job's.
+        job: The name of its Job, or of its container, if it is an ephemeral one.
+        uid: The Job's; empty: there is none.
         target: For whom, `NAMESPACE/POD/CONTAINER`.
         features: What it does.
         state: `starting`, `running`, `ended` or `going`.
@@ -192,15 +195,50 @@ def row_of_agent(job: Object) -> AgentRow:
     )
 
 
+def rows_of_ephemeral(pod: Object) -> list[AgentRow]:
+    """The agents that are ephemeral containers of a pod, but for those that have ended, which stay in it for ever."""
+    rows = []
+    for container in pod["spec"].get("ephemeralContainers") or ():
+        name = container["name"]
+        if not _EPHEMERAL.fullmatch(name):
+            continue
+        verdict = failures.judge(failures.view_of_ephemeral(pod, name))
+        if isinstance(verdict, failures.Ended | failures.Refused):
+            continue
+        metadata, arguments = pod["metadata"], container.get("args") or []
+        features = arguments[arguments.index("--features") + 1] if "--features" in arguments else ""
+        statuses = pod.get("status", {}).get("ephemeralContainerStatuses") or ()
+        states = [status.get("state") or {} for status in statuses if status["name"] == name]
+        rows.append(
+            AgentRow(
+                namespace=metadata["namespace"],
+                job=name,
+                uid="",
+                target="/".join((metadata["namespace"], metadata["name"], container.get("targetContainerName") or "?")),
+                features=tuple(filter(None, features.split(","))),
+                state="running" if isinstance(verdict, failures.Running) else "starting",
+                began=next((state["running"].get("startedAt") or "" for state in states if "running" in state), ""),
+            )
+        )
+    return rows
+
+
 async def list_agents(api: Api, namespace: str) -> list[AgentRow]:
-    """The agents in a namespace; empty: in all.
+    """The agents in a namespace; empty: in all. Of those in pods of targets what this user may see.
 
     Raises:
         ApiError: This user may not list Jobs.
         MirrorError: The API server does not answer.
     """
     path = f"/apis/batch/v1/namespaces/{quote(namespace)}/jobs" if namespace else "/apis/batch/v1/jobs"
-    rows = map(row_of_agent, await api.list(path, {"labelSelector": agents.SELECTOR}))
+    rows = [*map(row_of_agent, await api.list(path, {"labelSelector": agents.SELECTOR}))]
+    try:
+        pods = await api.list(f"/api/v1/namespaces/{quote(namespace)}/pods" if namespace else "/api/v1/pods")
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        pods = []
+    rows += [row for pod in pods for row in rows_of_ephemeral(pod)]
     return sorted(rows, key=lambda row: (row.namespace, row.began, row.job))
 
 
@@ -209,8 +247,13 @@ async def remove_agent(api: Api, row: AgentRow) -> None:
 
     Raises:
         ApiError: This user may not. (That it is gone already is no error.)
-        MirrorError: The API server does not answer.
+        MirrorError: The API server does not answer, or it is an ephemeral container.
     """
+    if not row.uid:
+        raise MirrorError(
+            f"{row.job} is an ephemeral container of pod {row.target.split('/')[1]}, which cannot be removed; it ends "
+            "by itself after its last session"
+        )
     try:
         await api.delete(f"/apis/batch/v1/namespaces/{quote(row.namespace)}/jobs/{quote(row.job)}", uid=row.uid)
     except ApiError as error:

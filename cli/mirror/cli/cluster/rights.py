@@ -1,4 +1,4 @@
-"""What a user must be allowed in a namespace, and whether they are: the same as in `rbac/user.yaml`."""
+"""What a user must be allowed in a namespace, and whether they are: the same as in `rbac/`."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Right:
 RIGHTS = (
     Right("", "pods", ("get", "list", "watch"), "no target can be found", is_needed=True),
     Right("", "pods/portforward", ("create", "get"), "agents cannot be reached", is_needed=True),
-    Right("batch", "jobs", ("create",), "no agent can be started", is_needed=True),
-    Right("batch", "jobs", ("delete", "get", "list", "watch"), "agents that cannot start stay, and job/ is no target"),
+    Right("batch", "jobs", ("create", "patch"), "no agent can be started", is_needed=True),
+    Right("batch", "jobs", ("delete", "get", "list", "watch"), "agents may stay some time, and job/ is no target"),
     Right("", "events", ("list", "watch"), "why an agent's pod was refused cannot be said"),
     Right("", "services", ("get", "list"), "service/ is no target"),
     Right("apps", "deployments", ("get", "list"), "deployment/ is no target"),
@@ -46,6 +46,12 @@ RIGHTS = (
     Right("batch", "cronjobs", ("get", "list"), "cronjob/ is no target"),
     Right("argoproj.io", "rollouts", ("get", "list"), "rollout/ is no target"),
 )
+"""As in `user.yaml`."""
+RIGHTS_EPHEMERAL = (
+    Right("", "pods/ephemeralcontainers", ("patch",), "--ephemeral does not work"),
+    Right("", "pods/exec", ("get", "create"), "neither --ephemeral nor --agent-transport direct works"),
+)
+"""As in `ephemeral.yaml`."""
 
 
 def role(name: str) -> str:

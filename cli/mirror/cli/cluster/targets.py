@@ -2,7 +2,8 @@
 
 A target is `KIND/NAME`, with `/container/NAME` after it where the container matters. Every kind leads to a set of pods;
 of those that are ready one is chosen, by a rule that gives every user the same one, so that they share an agent. What
-decides is pure (`order_ready`, `choose_container`, `say_why_unready`); the few requests are in `find`.
+decides is pure (`order_ready`, `choose_container`, `say_why_unready`, `say_gone`); the few requests are in `find`, and
+`follow` sees pods come and go.
 
 Names are taken apart in `reference`; nothing here makes an agent (`agents`).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -64,10 +65,12 @@ class Found:
     Attributes:
         place: The one that lends its files, environment, names and outgoing connections.
         replicas: All of them, `place` first, for incoming connections.
+        scope: Which of the namespace's pods are the target's, as parameters of a list or a watch.
     """
 
     place: Place
     replicas: tuple[Place, ...]
+    scope: Mapping[str, str]
 
 
 # --- decisions --------------------------------------------------------------------------------------------
@@ -146,6 +149,29 @@ def choose_container(pod: Object, wanted: str = "") -> Place:
     )
 
 
+def say_gone(place: Place, pods: Iterable[Object]) -> str:
+    """Why a place is no more, in a few words; empty if it is there, ready or not."""
+    pod = next((pod for pod in pods if pod["metadata"]["uid"] == place.pod_uid), None)
+    if pod is None:
+        return f"pod {place.pod} is gone"
+    if pod["metadata"].get("deletionTimestamp"):
+        return f"pod {place.pod} is being removed"
+    try:
+        if choose_container(pod, place.container).container_id == place.container_id:
+            return ""
+    except TargetError:
+        pass
+    return f"container {place.container} of pod {place.pod} has ended"
+
+
+def other_places(place: Place, pods: Sequence[Object], known: Iterable[Place] = ()) -> tuple[Place, ...]:
+    """The target's replicas beside one: those that are known stay while they are there, others come once ready."""
+    staying = [each for each in known if each.pod_uid != place.pod_uid and not say_gone(each, pods)]
+    taken = {place.pod_uid, *(each.pod_uid for each in staying)}
+    coming = [pod for pod in order_ready(pods) if pod["metadata"]["uid"] not in taken]
+    return (*staying, *_places(coming, place.container))
+
+
 def say_why_unready(pod: Object) -> str:
     """Why a pod is not ready, in a few words: the first that explains the others."""
     status = pod.get("status", {})
@@ -173,6 +199,45 @@ def say_why_unready(pod: Object) -> str:
         if condition["type"] == "Ready" and condition.get("message"):
             return _with_message(condition.get("reason", "not ready"), condition["message"])
     return f"is {phase.lower()}"
+
+
+def say_none_ready(reference: Reference, namespace: str, spec: Object, pods: Sequence[Object]) -> str:
+    """Why a target has no ready pod, and what to do.
+
+    Args:
+        reference: The target.
+        namespace: Where it is.
+        spec: Of the object that it names; empty for `label`.
+        pods: All of its pods; none is ready.
+    """
+    where = f"in namespace {namespace}"
+    kubectl = f"`kubectl -n {namespace}"
+    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    if not staying and spec.get("replicas") == 0:
+        last = ", and its last pods are being removed" if pods else ""
+        return f"{reference} {where} is scaled to 0{last}; {kubectl} scale {reference} --replicas=1` gives it a pod"
+    if not pods:
+        if reference.kind.name == "label":
+            return f"no pod {where} has the labels {reference.name}; look for a misspelling"
+        if reference.kind.name == "service":
+            wanted = format_selector({"matchLabels": spec["selector"]})
+            return (
+                f"no pod {where} has the labels {wanted}, which {reference} selects; start what it is to serve, or "
+                f"correct its selector"
+            )
+        return f"{reference} {where} has no pods; {kubectl} describe {reference}` says why"
+    if not staying:
+        if reference.kind.name == "pod":
+            return f"{reference} {where} is being removed; name another, or the object that makes such pods"
+        return f"the pods of {reference} {where} are all being removed; wait for those that take their place"
+    reasons = "; ".join(list(dict.fromkeys(say_why_unready(pod) for pod in staying))[:3])
+    if all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in staying):
+        remedy = "begin it anew, or name one that runs"
+    else:
+        remedy = "wait for it, or mend it" if len(staying) == 1 else "wait for one, or mend them"
+    if len(staying) == 1:
+        return f"pod {staying[0]['metadata']['name']} {where} is not ready ({reasons}); {remedy}"
+    return f"none of the {len(staying)} pods of {reference} {where} is ready ({reasons}); {remedy}"
 
 
 def _say_state(entry: Object) -> str:
@@ -240,25 +305,67 @@ def is_agent(thing: Object) -> bool:
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-async def find(api: Api, reference: Reference, namespace: str) -> Found:
+async def find(api: Api, reference: Reference, namespace: str, *, former: Place | None = None) -> Found:
     """Which container of which pod a target means.
+
+    Args:
+        api: The cluster.
+        reference: The target.
+        namespace: In which.
+        former: What it meant before: that is kept if it is still there, ready or not.
 
     Raises:
         TargetError: There is none that is ready; the sentence says why.
         Unreachable: The API server does not answer.
     """
     try:
-        pods = await _pods_of(api, reference, namespace)
+        pods, scope = await _pods_of(api, reference, namespace)
+        if former is not None and not say_gone(former, pods):
+            return Found(former, (former, *other_places(former, pods)), scope)
         ready = order_ready(pods)
         if not ready:
             raise await _explain_unready(api, reference, namespace, pods)
     except ApiError as error:
+        if error.status == 403 and (unknown := await _explain_namespace(api, namespace)) is not None:
+            raise unknown from None  # nobody has rights in it
         raise TargetError(failures.explain(error, f"look for {reference}", namespace)) from None
     place = choose_container(ready[0], reference.container)
-    return Found(place, (place, *_others(ready[1:], place.container)))
+    return Found(place, (place, *other_places(place, ready)), scope)
 
 
-def _others(pods: Iterable[Object], container: str) -> Iterable[Place]:
+async def follow(api: Api, namespace: str, scope: Mapping[str, str], see: Callable[[Sequence[Object]], bool]) -> None:
+    """Shows the pods of a scope, at once and after each change, until it is enough.
+
+    Args:
+        api: The cluster.
+        namespace: In which.
+        scope: As in `Found`.
+        see: Is given all of them; returns whether it wants to see more.
+
+    Raises:
+        ApiError: This user may not see them.
+        Unreachable: The API server does not answer.
+    """
+    path = f"/api/v1/namespaces/{quote(namespace)}/pods"
+    while True:
+        listed = await api.get(path, scope)
+        pods = {pod["metadata"]["uid"]: pod for pod in listed.get("items") or ()}
+        if not see([*pods.values()]):
+            return
+        async with api.watch(path, scope, version=listed["metadata"]["resourceVersion"]) as events:
+            async for kind, pod in events:
+                uid = pod["metadata"]["uid"]
+                if kind == "ADDED" and uid in pods:
+                    break  # the watch was begun again from nothing: what was removed meanwhile only a list can tell
+                if kind == "DELETED":
+                    pods.pop(uid, None)
+                else:
+                    pods[uid] = pod
+                if not see([*pods.values()]):
+                    return
+
+
+def _places(pods: Iterable[Object], container: str) -> Iterable[Place]:
     for pod in pods:
         try:
             yield choose_container(pod, container)
@@ -266,37 +373,38 @@ def _others(pods: Iterable[Object], container: str) -> Iterable[Place]:
             continue
 
 
-async def _pods_of(api: Api, reference: Reference, namespace: str) -> list[Object]:
-    """All pods that a target stands for, ready or not."""
+async def _pods_of(api: Api, reference: Reference, namespace: str) -> tuple[list[Object], Mapping[str, str]]:
+    """All pods that a target stands for, ready or not, and their scope."""
+    if reference.kind.name == "pod":
+        return [await _get(api, reference, namespace)], {"fieldSelector": f"metadata.name={reference.name}"}
+    scope = {"labelSelector": await _selector_of(api, reference, namespace)}
+    return list(await api.list(f"/api/v1/namespaces/{quote(namespace)}/pods", scope)), scope
+
+
+async def _selector_of(api: Api, reference: Reference, namespace: str) -> str:
+    """Of the pods of anything but a pod."""
     kind = reference.kind
     if kind.name == "label":
-        return await list_pods(api, namespace, reference.name)
+        return reference.name
     found = await _get(api, reference, namespace)
     match kind.name:
-        case "pod":
-            return [found]
         case "service":
             selector = found["spec"].get("selector")
             if not selector:
                 raise TargetError(
                     f"{reference} in namespace {namespace} selects no pods (it has no selector); name a pod instead"
                 )
-            return await list_pods(api, namespace, format_selector({"matchLabels": selector}))
+            return format_selector({"matchLabels": selector})
         case "cronjob":
             job = await _newest_job(api, found, namespace)
-            return await list_pods(api, namespace, format_selector(job["spec"]["selector"]))
+            return format_selector(job["spec"]["selector"])
         case "rollout" if not found["spec"].get("selector"):
             # It may leave selector and template to a Deployment that it takes over.
             borrowed = (found["spec"].get("workloadRef") or {}).get("name", "")
             workload = await _get(api, Reference(BY_NAME["deployment"], borrowed), namespace)
-            return await list_pods(api, namespace, format_selector(workload["spec"]["selector"]))
+            return format_selector(workload["spec"]["selector"])
         case _:
-            return await list_pods(api, namespace, format_selector(found["spec"]["selector"]))
-
-
-async def list_pods(api: Api, namespace: str, selector: str) -> list[Object]:
-    """The pods of a namespace that a label selector takes. Raises ApiError, Unreachable."""
-    return list(await api.list(f"/api/v1/namespaces/{quote(namespace)}/pods", {"labelSelector": selector}))
+            return format_selector(found["spec"]["selector"])
 
 
 async def _get(api: Api, reference: Reference, namespace: str) -> Object:
@@ -354,19 +462,10 @@ async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> Ta
 
 async def _explain_unready(api: Api, reference: Reference, namespace: str, pods: Sequence[Object]) -> TargetError:
     """Why no pod is ready."""
-    where = f"in namespace {namespace}"
-    if not pods:
-        has_labels = f"no pod {where} has the labels {reference.name}; look for a misspelling"
-        has_pods = f"{reference} {where} has no pods; is it scaled to 0?"
-        return await _explain_namespace(api, namespace) or TargetError(
-            has_labels if reference.kind.name == "label" else has_pods
-        )
-    reasons = "; ".join(list(dict.fromkeys(say_why_unready(pod) for pod in pods))[:3])
-    if len(pods) == 1:
-        return TargetError(
-            f"pod {pods[0]['metadata']['name']} {where} is not ready ({reasons}); wait for it, or mend it"
-        )
-    return TargetError(f"none of the {len(pods)} pods of {reference} {where} is ready ({reasons}); mend them")
+    if not pods and (unknown := await _explain_namespace(api, namespace)) is not None:
+        return unknown
+    spec = (await _get(api, reference, namespace))["spec"] if reference.kind.paths else {}
+    return TargetError(say_none_ready(reference, namespace, spec, pods))
 
 
 async def _explain_namespace(api: Api, namespace: str) -> TargetError | None:

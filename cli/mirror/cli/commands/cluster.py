@@ -67,7 +67,9 @@ def show_agents(where: Where, output: str, names: Sequence[str], *, is_removing:
                 rows = await inventory.list_agents(api, namespace)
                 if missing := set(names) - {row.job for row in rows}:
                     raise MirrorError(f"there is no agent {min(missing)} in {place}; `mirror agents` lists them")
-                chosen = [row for row in rows if not names or row.job in names]
+                chosen = [row for row in rows if row.job in names or not names]
+                if is_removing and not names:
+                    chosen = [row for row in chosen if row.uid]  # the others cannot be removed
                 for row in chosen if is_removing else ():
                     await inventory.remove_agent(api, row)
             except ApiError as error:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Literal
 
 import click
 import trio
 
-from mirror.cli.cluster import failures
+from mirror.cli import machine
+from mirror.cli.cluster import agents, failures
 from mirror.cli.cluster.api import Api, ApiError
-from mirror.cli.cluster.rights import RIGHTS, Right, missing_verbs
+from mirror.cli.cluster.rights import RIGHTS, RIGHTS_EPHEMERAL, Right, missing_verbs
+from mirror.cli.cluster.targets import Place
 from mirror.cli.commands.cluster import Where
 from mirror.cli.errors import EXIT_FAILED, MirrorError
+from mirror.cli.inject.attachment import InjectFailed
+from mirror.cli.inject.recipes import probe
+from mirror.cli.settings import AgentSettings
+from mirror.protocol.features import FEATURES
 
 _HOOKED_WITHIN_S = 60
 _LEVEL = "pod-security.kubernetes.io/enforce"
+_ELSEWHERE = (
+    "put them into another namespace with --agent-namespace (mirror doctor -n looks at that one), or do with "
+    "-t targetless, whose agent needs no privileges"
+)
+
+Finding = Literal["ok", "less", "no", "info"]
+"""It works; something less works; targets of the cluster cannot be mirrored; nothing depends on it."""
 
 
 def run(where: Where) -> int:
@@ -25,20 +39,24 @@ def run(where: Where) -> int:
     Returns:
         The exit status: 0 if targets of the cluster can be mirrored.
     """
-    is_well = _look_at_this_machine()
+    is_well = look_at_hooks()
+    look_at_frida()
+    look_at_kernel()
     try:
         return 0 if trio.run(_look_at_cluster, where) and is_well else EXIT_FAILED
     except MirrorError as error:
-        _say(False, error.sentence)
+        _say("no", error.sentence)
         return EXIT_FAILED
 
 
-def _say(is_well: bool | None, sentence: str) -> None:
-    """One finding; None: something less works."""
-    click.echo(f"{ {True: 'ok', None: 'less', False: 'no'}[is_well]:5}{sentence}")
+def _say(finding: Finding, sentence: str) -> None:
+    click.echo(f"{finding:5}{sentence}")
 
 
-def _look_at_this_machine() -> bool:
+# --- this machine -----------------------------------------------------------------------------------------
+
+
+def look_at_hooks() -> bool:
     """Hooks a program, with this process as its target: that needs everything but a cluster."""
     command = [sys.executable, "-m", "mirror.cli", "exec", "-t", f"pid/{os.getpid()}", "--no-incoming", "--", "true"]
     try:
@@ -46,29 +64,54 @@ def _look_at_this_machine() -> bool:
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_HOOKED_WITHIN_S, check=False
         )
     except subprocess.TimeoutExpired:
-        _say(False, f"a program that was to be hooked did not end within {_HOOKED_WITHIN_S} s; please report that")
+        _say("no", f"a program that was to be hooked did not end within {_HOOKED_WITHIN_S} s; please report that")
         return False
     said = " ".join(result.stderr.split()).removeprefix("mirror: ")
     if result.returncode or said:
-        _say(None if result.returncode == 0 else False, f"hooking a program of this machine: {said or 'it failed'}")
+        _say("less" if result.returncode == 0 else "no", f"hooking a program of this machine: {said or 'it failed'}")
         return result.returncode == 0
-    _say(True, "programs of this machine can be hooked")
+    _say("ok", "programs of this machine can be hooked")
     return True
+
+
+def look_at_frida() -> None:
+    """Whether Frida may attach: where a recipe is known already, hooking a program does not tell."""
+    try:
+        probe()
+    except InjectFailed as error:
+        _say("less", f"{error}; till then only programs whose C library was met before can be hooked")
+    else:
+        _say("ok", "Frida can attach to programs, so that any C library of this machine can be learnt")
+
+
+def look_at_kernel() -> None:
+    """What nothing needs, and users ask about all the same."""
+    why = machine.why_no_fuse()
+    _say("info", f"FUSE {f'cannot be used ({why})' if why else 'can be used'}; mirror does without")
+    why = machine.why_no_user_notification()
+    _say(
+        "info",
+        "statically linked programs and Go's are not hooked; seccomp user notification, by which such could be "
+        f"followed, {f'is not available ({why})' if why else 'is available'}",
+    )
+
+
+# --- the cluster ------------------------------------------------------------------------------------------
 
 
 async def _look_at_cluster(where: Where) -> bool:
     """Whether targets can be mirrored there. Raises MirrorError."""
     async with where.open() as (api, namespace):
-        _say(True, f"the kubeconfig's context {api.access.context or '(none)'} names {api.access.server}")
+        _say("ok", f"the kubeconfig's context {api.access.context or '(none)'} names {api.access.server}")
         try:
             version = await api.get("/version")
-            _say(True, f"it is Kubernetes {version.get('gitVersion', '?')}, and accepts the credentials")
-            checks = [await _look_at_right(api, right, namespace) for right in RIGHTS]
+            _say("ok", f"it is Kubernetes {version.get('gitVersion', '?')}, and accepts the credentials")
+            checks = [await _look_at_right(api, right, namespace) for right in (*RIGHTS, *RIGHTS_EPHEMERAL)]
         except ApiError as error:
             raise MirrorError(failures.explain(error, "ask the cluster", namespace)) from None
         if all(checks):
-            _say(True, f"every right that is needed is there in namespace {namespace}")
-        return await _look_at_admission(api, namespace) and all(checks)
+            _say("ok", f"every right that is needed is there in namespace {namespace}")
+        return await look_at_admission(api, namespace) and all(checks)
 
 
 async def _look_at_right(api: Api, right: Right, namespace: str) -> bool:
@@ -76,28 +119,60 @@ async def _look_at_right(api: Api, right: Right, namespace: str) -> bool:
     if missing:
         verbs = ", ".join(missing)
         _say(
-            False if right.is_needed else None,
+            "no" if right.is_needed else "less",
             f"no right to {verbs} {right} in namespace {namespace}: {right.lacking} (see mirror rbac)",
         )
     return not missing or not right.is_needed
 
 
-async def _look_at_admission(api: Api, namespace: str) -> bool:
-    """What the namespace's PodSecurity level refuses, as far as this user may see it."""
+async def look_at_admission(api: Api, namespace: str) -> bool:
+    """Whether the cluster lets an agent's pod into a namespace, as far as this user may know it.
+
+    Raises:
+        MirrorError: There is no such namespace, or the API server does not answer.
+    """
+    level = await _pod_security(api, namespace)
+    if level not in ("", "privileged"):
+        _say(
+            "no",
+            f"PodSecurity {level} of namespace {namespace} refuses agents beside pods (hostPID, added capabilities); "
+            f"{_ELSEWHERE}",
+        )
+        return False
+    if level:
+        _say("ok", f"PodSecurity does not refuse agents in namespace {namespace}")
+    try:
+        await api.create(f"/api/v1/namespaces/{namespace}/pods", _sample(namespace), {"dryRun": "All"})
+    except ApiError as error:
+        if error.status == 403 and not failures.missing_right(error.message):
+            _say("no", failures.explain_refused_pod(error.message, namespace))
+            return False
+        why = failures.missing_right(error.message) or failures.in_one_line(error.message)
+        what = "quotas or webhooks refuse" if level else "PodSecurity, quotas or webhooks refuse"
+        _say(
+            "info" if level else "less",
+            f"whether {what} agents in namespace {namespace} shows when one is started, as none can be tried ({why})",
+        )
+    else:
+        _say("ok", f"the cluster admits agents in namespace {namespace}")
+    return True
+
+
+async def _pod_security(api: Api, namespace: str) -> str:
+    """The level that a namespace's label has the cluster enforce; empty if that may not be seen."""
     try:
         labels = (await api.get(f"/api/v1/namespaces/{namespace}"))["metadata"].get("labels") or {}
     except ApiError as error:
         if error.status == 404:
             raise MirrorError(f"there is no namespace {namespace}; choose one with -n") from None
-        _say(None, f"whether PodSecurity refuses agents in namespace {namespace} may not be seen")
-        return True
-    level = labels.get(_LEVEL, "privileged")
-    if level == "privileged":
-        _say(True, f"PodSecurity does not refuse agents in namespace {namespace}")
-        return True
-    _say(
-        False,
-        f"PodSecurity {level} of namespace {namespace} refuses agents beside pods (hostPID, capabilities); put them "
-        f"into another namespace with --agent-namespace",
-    )
-    return False
+        return ""
+    return str(labels.get(_LEVEL, "privileged"))
+
+
+def _sample(namespace: str) -> dict[str, object]:
+    """The pod of an agent that does all, beside some pod."""
+    place = Place(namespace, "some", "0", "some", "some", "0")
+    job = agents.manifest(agents.Wish(place, namespace, FEATURES, AgentSettings(), agents.default_image()))
+    template = job["spec"]["template"]
+    metadata = {**template["metadata"], "generateName": "mirror-agent-"}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}

@@ -10,7 +10,7 @@ import click
 from mirror.cli.background import Proxy
 from mirror.cli.configuration import parse_size
 from mirror.cli.errors import EXIT_FAILED
-from mirror.cli.settings import FS_MODES, REPLICAS
+from mirror.cli.settings import FS_MODES, REPLICAS, TRANSPORTS
 
 _EXIT_STATUSES = """
 \b
@@ -128,9 +128,25 @@ def _assignments(_context: click.Context, _parameter: click.Parameter, values: I
 @click.option("--file-limit", metavar="SIZE", callback=_size, help="Largest file to fetch from the target (64M).")
 @click.option("-i", "--agent-image", metavar="IMAGE", help="The agent's image; else mirror-agent of this release.")
 @click.option("-a", "--agent-namespace", metavar="NAME", help="Where the agent runs; else where its target does.")
+@click.option(
+    "--ephemeral/--no-ephemeral",
+    default=None,
+    help="Run the agent as an ephemeral container of the target's pod instead of as a Job beside it.",
+)
+@click.option(
+    "--agent-transport",
+    type=click.Choice(TRANSPORTS),
+    help="Reach the agent by the API server's port-forward (default), or directly at its pod's address.",
+)
 @click.option("--agent-startup-timeout", metavar="SECONDS", type=_SECONDS, help="How long to wait for the agent (60).")
 @click.option(
     "--agent-ttl", metavar="SECONDS", type=_WHOLE_SECONDS, help="How long its Job stays when it has ended (1)."
+)
+@click.option(
+    "--reconnect-timeout",
+    metavar="SECONDS",
+    type=_SECONDS,
+    help="How long requests wait when the connection to the agent has broken, before they fail (30).",
 )
 @click.option("-s", "--env-include", metavar="GLOBS", multiple=True, callback=_globs, help="Take only these variables.")
 @click.option("-x", "--env-exclude", metavar="GLOBS", multiple=True, callback=_globs, help="Take all but these.")
@@ -192,6 +208,7 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
         "names": False if options["no_remote_dns"] else None,
         "fs_mode": options["fs_mode"],
         "file_limit_bytes": options["file_limit"],
+        "reconnect_timeout_s": options["reconnect_timeout"],
         "include": options["env_include"] or None,
         "exclude": options["env_exclude"] or None,
         "override": options["env"] or None,
@@ -205,6 +222,8 @@ def _given_agent(options: dict[str, Any]) -> dict[str, Any]:
     fields = {
         "image": options["agent_image"],
         "namespace": options["agent_namespace"],
+        "is_ephemeral": options["ephemeral"],
+        "transport": options["agent_transport"],
         "startup_timeout_s": options["agent_startup_timeout"],
         "ttl_s": options["agent_ttl"],
     }
@@ -261,9 +280,9 @@ def agents_command(
 
 
 @mirror.command("rbac")
-@click.argument("who", type=click.Choice(("user", "admin")), default="user")
+@click.argument("who", type=click.Choice(("user", "ephemeral", "admin")), default="user")
 def rbac_command(who: str) -> None:
-    """Print the rights that users need (or that help administrators), for kubectl apply -f -."""
+    """Print the rights that users need (for --ephemeral too; or that help administrators), for kubectl apply -f -."""
     from mirror.cli.cluster import rights
 
     click.echo(rights.role(who), nl=False)
@@ -279,6 +298,7 @@ def doctor_command(call: click.Context, namespace: str, context: str, kubeconfig
     ok    it works
     less  something less works, which the line says
     no    targets of the cluster cannot be mirrored; the exit status is 125 then
+    info  nothing depends on it, or it could not be found out
     """  # noqa: D301 - click wants the control character
     from mirror.cli.commands import cluster, doctor
 

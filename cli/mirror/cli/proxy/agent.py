@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -21,7 +21,11 @@ class Agent(Protocol):
     Attributes:
         probes: Of its target, once it is connected.
         name: What it is beside, for sentences.
-        replicas: Agents for the other pods of its target, none of them begun; known once it is connected.
+        reasons: For each capability that it cannot have though it was wanted, a better sentence than its own; known
+            once it is connected.
+        whereabouts: Where that is at present, for sentences, once it is connected.
+        replicas: Agents for the other pods of its target, as they are at present; known once it is connected.
+        comes_back: Whether another connection can be had when one has broken.
     """
 
     @property
@@ -30,7 +34,13 @@ class Agent(Protocol):
     @property
     def name(self) -> str: ...  # noqa: D102
     @property
+    def reasons(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def whereabouts(self) -> str: ...  # noqa: D102
+    @property
     def replicas(self) -> Sequence[Agent]: ...  # noqa: D102
+    @property
+    def comes_back(self) -> bool: ...  # noqa: D102
 
     def held(self) -> AbstractAsyncContextManager[None]:
         """To be entered before anything else is done, and left after everything."""
@@ -53,6 +63,29 @@ class Agent(Protocol):
         Returns:
             What to tell the user; None: it is worth another `connect`.
         """
+        ...
+
+    def welcomed(self) -> None:
+        """It has introduced itself."""
+        ...
+
+    def begin_again(self, failure: MirrorError | None) -> None:
+        """To be called before another `connect`, once the agent has introduced itself.
+
+        Args:
+            failure: Why the last attempt failed; None: it has worked until now.
+        """
+        ...
+
+    async def until_gone(self) -> str:
+        """Returns when the target is where it was no more, with the reason; `connect` then leads to where it is.
+
+        To be called while it is connected, since `replicas` are kept up to date meanwhile.
+        """
+        ...
+
+    async def until_others(self, replicas: Sequence[Agent]) -> None:
+        """Returns when its replicas are others than these."""
         ...
 
     async def end(self, *, at_once: bool) -> None:

@@ -11,18 +11,18 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirror.cli.background import PYTHON, last_line, open_errors
 from mirror.cli.cluster.probes import Probes
-from mirror.cli.errors import TargetError
+from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.targets import Target
 
 if TYPE_CHECKING:
     import trio
 
-    from mirror.cli.proxy.agent import Tell
+    from mirror.cli.proxy.agent import Agent, Tell
 
 _AGENT_FD = 3
 _END_WITHIN_S = 0.5
@@ -43,6 +43,8 @@ class AgentProcess:
     probes = Probes()
     """Nobody is known to probe a process of this machine."""
     replicas = ()
+    reasons: Mapping[str, str] = {}
+    comes_back = False
 
     def __init__(self, target: str, pid: int | None) -> None:
         """Starts an agent. It has imported nothing when this returns, so that we can go on meanwhile.
@@ -54,7 +56,7 @@ class AgentProcess:
         Raises:
             OSError: There are no more processes or descriptors.
         """
-        self.name = target
+        self.name = self.whereabouts = target
         ours, theirs = socket.socketpair()
         input_fd, self._target_fd = os.pipe()
         self._errors_fd = open_errors("agent")
@@ -102,6 +104,24 @@ class AgentProcess:
         with trio.move_on_after(_LAST_WORDS_WITHIN_S):
             await self.wait()
         return TargetError(f"{self.name} cannot be entered: {last_line(self._errors_fd) or error}")
+
+    def welcomed(self) -> None:
+        """Nothing follows from that."""
+
+    def begin_again(self, failure: MirrorError | None) -> None:
+        """Never called, since it does not come back."""
+
+    async def until_gone(self) -> str:
+        """Never returns: with its target's process it loses nothing but the environment."""
+        import trio
+
+        await trio.sleep_forever()
+
+    async def until_others(self, replicas: Sequence[Agent]) -> None:
+        """Never returns."""
+        import trio
+
+        await trio.sleep_forever()
 
     def kill(self) -> None:
         """Ends it at once."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import stat as s
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mirror.cli.proxy.lease import LeaseMap
 from mirror.protocol.messages import DirectoryEntry, Message, Stat
@@ -101,6 +101,12 @@ class FileCache:
         self._missed: LeaseMap[bytes, bytes] = LeaseMap(lease_s, clock, MOST_LISTINGS)
         self._real: LeaseMap[bytes, bytes] = LeaseMap(lease_s, clock, MOST_ENTRIES)
         self._answers: LeaseMap[Message, Message | int] = LeaseMap(lease_s, clock, MOST_ENTRIES)
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        caches: tuple[LeaseMap[Any, Any], ...] = (self._listings, self._listed, self._missed, self._real, self._answers)
+        for leases in (*self._known.values(), *caches):
+            leases.clear()
 
     # --- attributes ---------------------------------------------------------------------------------------
 

@@ -1,23 +1,34 @@
-"""The agent of a target in a cluster: found or begun, and reached through the API server."""
+"""The agent of a target in a cluster: found or begun, and reached through the API server.
+
+    find the target ── find or begin its agent ── port-forward ── introduced ── lost ──┐
+        ▲                 ▲                          ▲                                 │
+        │                 │                          └── at first: it stays for a while┤
+        │                 └── the place is known ── it cannot be had ◀────────────────-┤
+        └── the place is not given, and may be another by now ◀────────────────────────┘
+
+Where the target is, and which pods it has beside, is watched while the agent is connected.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from typing import Any
 
 import trio
 
-from mirror.cli.cluster import agents, failures, reference, targets
+from mirror.cli.cluster import agents, ephemeral, failures, reach, reference, targets
 from mirror.cli.cluster.access import find_access
-from mirror.cli.cluster.api import Api, ApiError, open_api
-from mirror.cli.cluster.failures import Refused, Running, Waiting
+from mirror.cli.cluster.api import Api, ApiError, Unreachable, open_api
+from mirror.cli.cluster.failures import Refused, Running
+from mirror.cli.cluster.identity import GuardedStream
 from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream, open_port
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.cluster.targets import Found, Place
 from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.handover import Order
-from mirror.cli.proxy.agent import Tell
+from mirror.cli.proxy.agent import Agent, Tell
 from mirror.cli.settings import TARGETLESS
 
 _LISTENS_WITHIN_S = 30.0
@@ -25,6 +36,12 @@ _LISTENS_WITHIN_S = 30.0
 _RETRY_S = 0.02
 _SETTLES_S = 0.5
 """From a container's end until the API server knows of it."""
+_TRIES_REFUSED = 5
+"""How often the node may say that there is no such pod while the API server has it: either may be late."""
+_RETURNS_WITHIN_S = 2.0
+"""An agent that listened before and now does not is dead, and the API server will know of that soon."""
+_WATCH_AGAIN_S = 5.0
+"""After a watch could not be had."""
 
 
 class ClusterAgent:
@@ -32,24 +49,39 @@ class ClusterAgent:
 
     Args:
         order: The session's.
-        place: Beside what it is to be; None: that is to be found.
+        place: Beside what it is to be; None: that is to be found, and found again when it is gone.
         api: The cluster, for as long as this is used; None: that is to be connected to.
     """
+
+    comes_back = True
 
     def __init__(self, order: Order, *, place: Place | None = None, api: Api | None = None) -> None:
         self._settings = order.settings
         self._order = order
         self._stack = contextlib.AsyncExitStack()
         self._place = place
+        self._is_bound = place is not None
+        self._scope: Mapping[str, str] = {}
         self._features = order.settings.features if place is None else ("incoming",)
         self._api = api
         self._agent: agents.Agent | None = None
-        self._stream: PortStream | None = None
+        self._stream: PortStream | GuardedStream | None = None
         self._listens_by = 0.0
-        self._has_broken = False
+        self._broken = 0
+        """How often that has happened which could be because the agent was about to end when it was joined."""
+        self._is_again = False
+        self._is_unused = False
+        """Whether it has been found and not yet met."""
         self.probes = Probes()
         self.name = f"pod {place.pod}" if place is not None else order.settings.target
         self.replicas: tuple[ClusterAgent, ...] = ()
+        self.reasons: Mapping[str, str] = {}
+        self._have_changed = trio.Event()
+
+    @property
+    def whereabouts(self) -> str:
+        """As `agent.Agent` says."""
+        return f"pod {self._place.pod}" if self._place is not None else self.name
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -62,12 +94,19 @@ class ClusterAgent:
         try:
             if self._api is None:
                 self._api = await self._open_api()
+            if self._is_again:
+                await self._api.drop_idle()
             while True:
                 if self._agent is None:
                     self._agent = await self._start(self._api, tell)
+                    self._is_unused = True
                     self._listens_by = trio.current_time() + _LISTENS_WITHIN_S
                 try:
-                    self._stream = await open_port(self._api, self._agent.namespace, self._agent.pod, agents.PORT)
+                    if self._agent.is_guarded:
+                        self._agent = await reach.identify(self._api, self._agent)
+                        self._stream = await reach.open_guarded(self._api, self._agent)
+                    else:
+                        self._stream = await open_port(self._api, self._agent.namespace, self._agent.pod, agents.PORT)
                 except ApiError as error:
                     if error.status == 403:
                         raise
@@ -102,20 +141,24 @@ class ClusterAgent:
 
     async def _start(self, api: Api, tell: Tell) -> agents.Agent:
         namespace = self._settings.namespace or api.access.namespace
-        place = self._place
-        if place is None and self._settings.target != TARGETLESS:
+        if not self._is_bound and self._settings.target != TARGETLESS:
             named = reference.parse(self._settings.target)
             await tell(f"looking for {named} in namespace {namespace} of {api.access.server}")
-            found = await targets.find(api, named, namespace)
-            place = found.place
-            await tell(f"target is {place} on node {place.node}{_say_others(found)}")
-            self.probes = place.probes
-            if self._settings.replicas == "all" and self._settings.incoming != "off":
-                self.replicas = tuple(ClusterAgent(self._order, place=each, api=api) for each in found.replicas[1:])
+            found = await targets.find(api, named, namespace, former=self._place)
+            self._place, self._scope = found.place, found.scope
+            await tell(f"target is {found.place} on node {found.place.node}{_say_others(found)}")
+            self.probes = found.place.probes
+            self._set_replicas(found.replicas[1:])
         agent = self._settings.agent
         image = agent.image or agents.default_image()
-        wish = agents.Wish(place, agent.namespace or namespace, self._features, agent, image)
-        return await agents.start(api, wish, tell)
+        needs_incoming = self._settings.needs_incoming
+        wish = agents.Wish(self._place, agent.namespace or namespace, self._features, agent, image, needs_incoming)
+        start = ephemeral.start if agent.is_ephemeral else agents.start
+        begun = await start(api, wish, tell)
+        self.reasons = begun.reasons
+        if "incoming" in self.reasons:
+            self._set_replicas(())
+        return begun
 
     async def explain(self, error: Exception) -> MirrorError | None:
         """As `agent.Agent` says: one that does not listen yet is worth another try, and so is one that has ended."""
@@ -126,7 +169,7 @@ class ClusterAgent:
             return failure
         pod = f"/api/v1/namespaces/{self._agent.namespace}/pods/{self._agent.pod}"
         try:
-            verdict = failures.judge(await self._api.get(pod))
+            verdict = self._agent.judge(await self._api.get(pod))
         except ApiError as refusal:
             if refusal.status != 404:
                 return TargetError(failures.explain(refusal, "look after the agent", self._agent.namespace))
@@ -136,24 +179,79 @@ class ClusterAgent:
         if isinstance(verdict, Refused):
             return TargetError(f"{self.name} cannot be entered: {verdict.sentence}")
         if isinstance(verdict, Running) and not isinstance(failure, PortRefused | PodGone):
-            if self._has_broken:
+            if self._broken > (_TRIES_REFUSED if isinstance(error, ApiError) else 0):
                 return TargetError(f"{self.name} cannot be entered: {failure or error}")
             # It may have been about to end when it was joined; what its pod says of that comes a little later.
-            self._has_broken = True
+            self._broken += 1
             await trio.sleep(_SETTLES_S)
+            return None
+        if isinstance(verdict, failures.Ended):
+            self._agent = None
             return None
         if trio.current_time() > self._listens_by:
             return TargetError(f"the agent in pod {self._agent.pod} cannot be reached ({failure or error}); try again")
-        if isinstance(verdict, Running | Waiting):
-            await trio.sleep(_RETRY_S)  # that its container runs is known before its pod says so
-        else:
-            self._agent = None
+        await trio.sleep(_RETRY_S)  # that its container runs is known before its pod says so
         return None
+
+    def welcomed(self) -> None:
+        """As `agent.Agent` says: it will end by itself when nobody uses it any more, even if others have come too."""
+        self._is_unused = False
+
+    def begin_again(self, failure: MirrorError | None) -> None:
+        """As `agent.Agent` says: at first the same agent is tried, which stays for a while when nobody uses it."""
+        self._broken, self._is_again = 0, True
+        self._listens_by = trio.current_time() + _RETURNS_WITHIN_S
+        if failure is not None and not isinstance(failure, Unreachable):
+            self._agent = None
+
+    # --- the target's pods --------------------------------------------------------------------------------
+
+    async def until_gone(self) -> str:
+        """As `agent.Agent` says: by a watch on the target's pods, where it was not told which one it is."""
+        if self._is_bound or self._place is None:
+            await trio.sleep_forever()
+        assert self._api is not None
+        place, why = self._place, ""
+
+        def see(pods: Sequence[Mapping[str, Any]]) -> bool:
+            nonlocal why
+            why = targets.say_gone(place, pods)
+            if not why:
+                known = [agent._place for agent in self.replicas if agent._place is not None]
+                self._set_replicas(targets.other_places(place, pods, known))
+            return not why
+
+        while not why:
+            try:
+                await targets.follow(self._api, place.namespace, self._scope, see)
+            except (ApiError, MirrorError):
+                # Whoever may not watch does without; when the API server is back the next connection begins it again.
+                await trio.sleep(_WATCH_AGAIN_S)
+        self._agent = None
+        return why
+
+    async def until_others(self, replicas: Sequence[Agent]) -> None:
+        """As `agent.Agent` says."""
+        while {*replicas} == {*self.replicas}:
+            await self._have_changed.wait()
+
+    def _set_replicas(self, places: Iterable[Place]) -> None:
+        if self._settings.replicas == "one" or self._settings.incoming == "off" or "incoming" in self.reasons:
+            places = ()
+        known = {agent._place: agent for agent in self.replicas}
+        replicas = tuple(known.get(each) or ClusterAgent(self._order, place=each, api=self._api) for each in places)
+        if replicas != self.replicas:
+            self.replicas = replicas
+            self._have_changed.set()
+            self._have_changed = trio.Event()
 
     async def end(self, *, at_once: bool) -> None:
         """As `agent.Agent` says: the agent ends by itself, and the cluster removes its Job."""
-        if at_once and self._api is not None and self._agent is not None and self._agent.is_begun:
-            await agents.remove(self._api, self._agent)
+        agent = self._agent
+        if agent is None or self._api is None or not agent.is_begun or not agent.job:
+            return
+        if at_once or self._is_unused:
+            await agents.remove(self._api, agent)
 
 
 def _say_others(found: Found) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.proxy.endpoints import plain
 from mirror.cli.proxy.layers import Handler, LayerConnection, Reply
 from mirror.cli.settings import Settings
 from mirror.protocol.messages import DescribeSocket, Message, SocketAddress, SocketDescribed
-from mirror.protocol.stream import Peer, RequestFailed
+from mirror.protocol.stream import RequestFailed
+
+if TYPE_CHECKING:
+    from mirror.cli.proxy.uplink import Uplink
 
 MOST = 65536
 """Entries; the oldest goes first. Nobody says when a program has no more use for one, and a pair of loopback ports
@@ -26,7 +29,10 @@ that is used again replaces its entry."""
 class Session(Protocol):
     """What the network's parts need of `session.Session`."""
 
-    peer: Peer
+    @property
+    def uplink(self) -> Uplink:
+        """The connection to the agent."""
+        ...
 
     @property
     def settings(self) -> Settings:

@@ -80,6 +80,10 @@ class Files:
             StatFilesystem: self._stat_filesystem,
         }
 
+    def forget(self) -> None:
+        """See `TargetFiles.forget`. Descriptors that programs have stay what they are."""
+        self._target.forget()
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Gives back the memory of contents whose lease is over, until cancelled; then all of it."""
         # Each content and each placeholder is a descriptor: the soft limit is for programs that use select(2).

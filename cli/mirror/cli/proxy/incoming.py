@@ -17,6 +17,7 @@ import secrets
 import socket
 import traceback
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -45,6 +46,7 @@ from mirror.protocol.messages import (
     ListenerClosed,
     ListenerFound,
     Message,
+    Notice,
     PortChosen,
     SocketAddress,
     SocketDescribed,
@@ -53,8 +55,15 @@ from mirror.protocol.messages import (
 )
 from mirror.protocol.stream import Channel, Peer, RequestFailed
 
+if TYPE_CHECKING:
+    from mirror.cli.proxy.uplink import Uplink
+
 LOOK_EVERY_S = 0.25
 """While something listens."""
+
+
+_STOPS_WITHIN_S = 1.0
+"""An agent that is left; what happens if it does not answer is its own affair."""
 
 
 @dataclasses.dataclass
@@ -76,7 +85,7 @@ class Incoming:
         connections: Learns the names of connections.
 
     Attributes:
-        replicas: The target's other pods, if it has any.
+        replicas: The target's other pods.
         delivery: The loopback address that deliveries come from, drawn for the session.
     """
 
@@ -124,6 +133,37 @@ class Incoming:
             for claim in self._claimed.values():
                 claim.close()
 
+    async def settle(self, peer: Peer, former: Peer | None) -> None:
+        """Has a new agent do what the one before did, which stops first: both may be in the same pod."""
+        for number, port in list(self._ports.items()):
+            async with port.lock:
+                if port.subscribed is None:
+                    continue
+                if former is not None:
+                    with contextlib.suppress(ConnectionLost), trio.move_on_after(_STOPS_WITHIN_S):
+                        await former.request(Unsubscribe(number))
+                # What fails is tried again by `_look`.
+                port.subscribed = None
+                if not port.listeners or "incoming" in self._session.missing:
+                    continue
+                wanted = self._subscription(number, port)
+                try:
+                    await peer.request(wanted)
+                    port.subscribed = wanted
+                except RequestFailed as error:
+                    self._session.tell_user(f"port {number} of the target stays with the target: {error}")
+
+    async def hear(self, message: Message, peer: Peer) -> Message | None:
+        """What an agent says of its own accord."""
+        match message:
+            case Notice(text):
+                self._session.tell_user(text)
+            case Accepted():
+                await self.accepted(message, peer)
+            case _:
+                raise RequestFailed(errno.ENOSYS, f"the proxy does not expect {type(message).__name__}")
+        return None
+
     async def accepted(self, message: Accepted, peer: Peer) -> None:
         """Takes a connection from an agent; returns at once."""
         channel = peer.accept_channel(message.channel)
@@ -140,7 +180,7 @@ class Incoming:
             port.listeners[listener.inode] = listener
             self._something_listens.set()
             try:
-                await self._subscribe(listener.asked.port, port)
+                await self._subscribe(listener.asked.port, port, self._session.uplink)
             except BaseException:
                 if known is None:
                     del port.listeners[listener.inode]
@@ -159,18 +199,20 @@ class Incoming:
     async def _look(self) -> None:
         """Forgets the listeners that the kernel does not have any more."""
         for number, port in list(self._ports.items()):
+            if port.lock.locked() and self._session.uplink.present is None:
+                continue  # it waits for an agent, perhaps for long
             async with port.lock:
                 port.listeners = {listener.inode: listener for listener in _alive(port.listeners.values())}
-                # The connection's end is everybody's end; another's refusal changes nothing for us.
+                # What cannot be had now is asked for the next time.
                 with contextlib.suppress(ConnectionLost, RequestFailed):
-                    await self._subscribe(number, port)
+                    await self._subscribe(number, port, self._session.uplink.present)
             if not port.listeners and not port.lock.locked():
                 self._ports.pop(number, None)
         if not self._ports:
             self._something_listens = trio.Event()
 
-    async def _subscribe(self, number: int, port: _Port) -> None:
-        """Tells the agent what is wanted of a port, if that has changed."""
+    async def _subscribe(self, number: int, port: _Port, agent: Uplink | Peer | None) -> None:
+        """Tells the agent what is wanted of a port, if that has changed, and if there is one."""
         mode = self._session.settings.incoming
         if mode == "off":
             return
@@ -183,13 +225,14 @@ class Incoming:
         if not port.listeners:
             if port.subscribed is not None:
                 port.subscribed = None
-                await self._session.peer.request(Unsubscribe(number))
                 if self.replicas is not None:
                     await self.replicas.unsubscribe(number)
+                if agent is not None:
+                    await agent.request(Unsubscribe(number))
             return
         wanted = self._subscription(number, port)
-        if wanted != port.subscribed:
-            await self._session.peer.request(wanted)
+        if wanted != port.subscribed and agent is not None:
+            await agent.request(wanted)
             port.subscribed = wanted
             if self.replicas is not None:
                 await self.replicas.subscribe(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -14,53 +14,73 @@ from mirror.cli.proxy.agent import Agent, Tell
 from mirror.cli.proxy.session import Session
 from mirror.protocol.connection import ConnectionLost
 from mirror.protocol.frame import ProtocolError
-from mirror.protocol.messages import Welcome
-from mirror.protocol.stream import Handler, Peer
+from mirror.protocol.messages import Message, Welcome
+from mirror.protocol.stream import Peer
 
-_WITHIN_S = 30.0
+WITHIN_S = 30.0
 """From a connection to the agent's introduction; a busy machine needs a second."""
+
+Hear = Callable[[Message, Peer], Awaitable[Message | None]]
+"""Handles what an agent says of its own accord."""
 
 
 async def introduce(
-    session: Session, agent: Agent, handler: Handler, tell: Tell, lost: Callable[[Exception], None]
+    session: Session,
+    agent: Agent,
+    hear: Hear,
+    tell: Tell,
+    lost: Callable[[Peer, Exception], None],
+    *,
+    name: str = "",
+    within_s: float = WITHIN_S,
 ) -> tuple[Peer, Welcome]:
     """Connects to an agent, as often as that is worth another try.
 
     Args:
         session: In which the connection is kept.
         agent: The agent.
-        handler: For what it says of its own accord.
+        hear: For what it says of its own accord.
         tell: Shows the user the steps.
         lost: Called when the connection has ended after the introduction.
+        name: Of all connections that take each other's place, known to nobody else.
+        within_s: How long it has to introduce itself once it is connected.
 
     Raises:
         MirrorError: There is no agent, or it could not do its work.
     """
-    target = session.settings.target
     while True:
-        stream = await agent.connect(tell)
-        peer = Peer(stream, is_client=True, handler=handler, user=who(session.order.variables))
+        peer = _peer(await agent.connect(tell), hear, who(session.order.variables), name)
         session.start(_keep, peer, lost)
         try:
-            with trio.fail_after(_WITHIN_S):
+            with trio.fail_after(within_s):
                 welcome = await peer.handshake()
         except trio.TooSlowError:
-            raise TargetError(f"the agent of {target} did not answer within {_WITHIN_S:.0f} s; try again") from None
+            await peer.aclose()
+            raise TargetError(f"the agent of {agent.name} did not answer within {within_s:.0f} s; try again") from None
         except ConnectionLost as error:
             if (failure := await agent.explain(error)) is not None:
                 raise failure from None
         else:
             assert isinstance(welcome, Welcome)
+            agent.welcomed()
             return peer, welcome
 
 
-async def _keep(peer: Peer, lost: Callable[[Exception], None]) -> None:
+def _peer(stream: trio.abc.Stream, hear: Hear, user: str, name: str) -> Peer:
+    async def handle(message: Message) -> Message | None:
+        return await hear(message, peer)
+
+    peer = Peer(stream, is_client=True, handler=handle, user=user, session=name)
+    return peer
+
+
+async def _keep(peer: Peer, lost: Callable[[Peer, Exception], None]) -> None:
     try:
         await peer.run()
     except (ConnectionLost, ProtocolError) as error:
         with contextlib.suppress(ConnectionLost):  # before the introduction
             await peer.handshake()
-            lost(error)
+            lost(peer, error)
 
 
 def who(variables: Mapping[str, str]) -> str:

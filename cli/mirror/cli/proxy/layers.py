@@ -139,7 +139,6 @@ class Layers:
 
     Args:
         hold: A context manager that keeps the session going, held while a process lives.
-        lost: Called when the agent's connection turns out to be gone.
         holds_lifeline: Whether a process, by its pid, holds a lifeline of the session.
 
     Attributes:
@@ -147,14 +146,11 @@ class Layers:
         processes: Those that live, by pid; the program itself first.
     """
 
-    def __init__(
-        self, hold: Callable[[], Any], lost: Callable[[ConnectionLost], None], holds_lifeline: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, hold: Callable[[], Any], holds_lifeline: Callable[[int], bool]) -> None:
         self.address = f"mirror-{secrets.token_hex(16)}"
         self.processes: dict[int, Process] = {}
         self._handlers: dict[type[Message], Handler] = {}
         self._hold = hold
-        self._lost = lost
         self._holds_lifeline = holds_lifeline
         self._nursery: trio.Nursery | None = None
 
@@ -235,8 +231,7 @@ class Layers:
             return await handler(layer, message, fds)
         except RequestFailed as error:
             return Reply(Failed(error.errno, error.reason))
-        except ConnectionLost as error:
-            self._lost(error)
+        except ConnectionLost:  # for too long, which the user has been told
             return Reply(Failed(errno.EIO))
         except OSError as error:
             traceback.print_exc()

@@ -61,6 +61,12 @@ class Names:
         """For the layer's messages."""
         return dict.fromkeys((LookUpAddress, LookUpHost, LookUpHostByAddress, LookUpName), self._look_up)
 
+    def forget(self) -> None:
+        """Whatever is known was said by an agent that may have stood in for somebody else."""
+        for answer in self._answers.values():
+            if answer.done.is_set():
+                answer.expires_at = 0
+
     async def _look_up(self, _: LayerConnection, message: Message, __: list[int]) -> Reply:
         answer = self._answers.get(message)
         if answer is None or answer.expires_at <= trio.current_time():
@@ -78,7 +84,7 @@ class Names:
 
     async def _ask(self, message: Message, answer: _Answer) -> None:
         try:
-            answer.reply = await self._session.peer.request(message)
+            answer.reply = await self._session.uplink.request(message)
         except Exception as error:
             answer.failure = error
         finally:

@@ -26,7 +26,7 @@ from mirror.cli.proxy.layers import Handler, LayerConnection, Reply
 from mirror.cli.proxy.stub import Stub
 from mirror.protocol.connection import ConnectionLost
 from mirror.protocol.messages import AskOutcome, Connect, Connected, Message, SocketAddress, SocketDescribed
-from mirror.protocol.stream import Channel, RequestFailed
+from mirror.protocol.stream import Channel, Peer, RequestFailed
 
 _SO_COOKIE = getattr(socket, "SO_COOKIE", 57)
 """asm-generic/socket.h; Linux 4.12."""
@@ -86,9 +86,9 @@ class Outgoing:
     async def _establish(self, program_socket: socket.socket, request: Connect) -> tuple[socket.socket, Channel] | None:
         channel: Channel | None = None
         try:
-            channel = self._session.peer.open_channel()
-            connected = await self._ask_agent(program_socket, channel, request)
-            if connected is not None:
+            made = await self._ask_agent(program_socket, request)
+            if made is not None:
+                connected, channel = made
                 self._connections.put(
                     from_python(program_socket.getsockname()),
                     self._peer_of(program_socket),
@@ -97,7 +97,7 @@ class Outgoing:
                 ours = await self._stub.complete(program_socket)
                 if ours is not None:
                     return ours, channel
-            channel.reset()
+                channel.reset()
         except RequestFailed as error:
             self._fail(program_socket, error.errno)
         except ConnectionLost:
@@ -108,9 +108,9 @@ class Outgoing:
             channel.close()
         return None
 
-    async def _ask_agent(self, program_socket: socket.socket, channel: Channel, request: Connect) -> Connected | None:
+    async def _ask_agent(self, program_socket: socket.socket, request: Connect) -> tuple[Connected, Channel] | None:
         """None: the program's socket has given up before the target answered."""
-        connected: Connected | None = None
+        made: tuple[Connected, Channel] | None = None
         failure: BaseException | None = None
 
         async def give_up_with_program() -> None:
@@ -122,15 +122,13 @@ class Outgoing:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(give_up_with_program)
-                connected = await self._session.peer.request(
-                    Connect(channel.id, request.endpoint, request.bind), Connected
-                )
+                made = await self._session.uplink.call(lambda peer: _connect_by(peer, request))
                 nursery.cancel_scope.cancel()
         except* (RequestFailed, ConnectionLost, OSError) as group:
             failure = _only(group)
         if failure is not None:  # raised in there, Python 3.11.2 would wrap it into a group again
             raise failure from None
-        return connected
+        return made
 
     def _peer_of(self, program_socket: socket.socket) -> SocketAddress:
         """What getpeername will say once the connection is established: getpeername refuses before."""
@@ -146,6 +144,17 @@ class Outgoing:
             stub.fail(program_socket)
         except OSError:
             pass  # not a TCP socket: no program of ours sent it
+
+
+async def _connect_by(peer: Peer, request: Connect) -> tuple[Connected, Channel]:
+    """The connection in the target, and the channel of its bytes."""
+    channel = peer.open_channel()
+    try:
+        return await peer.request(Connect(channel.id, request.endpoint, request.bind), Connected), channel
+    except BaseException:
+        channel.reset()
+        channel.close()
+        raise
 
 
 def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -5,30 +5,30 @@ so what the program is to get of them must be had at each, by an agent that can 
 when the program listens for the first time, since most programs never do; and the first listen(2) waits for them, so
 that from its return on no pod answers in the program's place.
 
-A replica that cannot be had, or is lost, keeps its connections, and a sentence says so.
+Replicas that become ready later come to it, and those that go leave. One whose agent is lost keeps its connections
+until there is another agent; one that cannot be had keeps them for good. A sentence says so.
 """
 
 from __future__ import annotations
 
-import errno
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import contextlib
+from collections.abc import Mapping
 
 import trio
 
 from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.proxy.agent import Agent
-from mirror.cli.proxy.introduction import introduce
+from mirror.cli.proxy.introduction import Hear
 from mirror.cli.proxy.session import Session
+from mirror.cli.proxy.uplink import Uplink
 from mirror.protocol.connection import ConnectionLost
-from mirror.protocol.messages import Accepted, Message, Notice, Subscribe, Unsubscribe
+from mirror.protocol.messages import Subscribe, Unsubscribe, Welcome
 from mirror.protocol.stream import Peer, RequestFailed
-
-if TYPE_CHECKING:
-    from mirror.cli.proxy.incoming import Incoming
 
 _PATIENCE_S = 15.0
 """How long listen(2) waits for agents that are being started; they go on after that."""
+_LEAVES_WITHIN_S = 1.0
+"""A replica that is given up; mostly it is gone."""
 
 
 class Replicas:
@@ -36,106 +36,125 @@ class Replicas:
 
     Args:
         session: In which they are used.
-        incoming: Takes the connections.
-        agents: One for each; none of them begun.
+        hear: Takes the connections.
+        agent: That of the first replica, which knows the others.
     """
 
-    def __init__(self, session: Session, incoming: Incoming, agents: Sequence[Agent]) -> None:
+    def __init__(self, session: Session, hear: Hear, agent: Agent) -> None:
         self._session = session
-        self._incoming = incoming
-        self._agents = agents
-        self._peers: dict[str, Peer] = {}
-        """Of those that are there, by the name of what they are beside."""
+        self._hear = hear
+        self._agent = agent
+        self._served: dict[Agent, _Replica] = {}
         self._wanted: dict[int, Subscribe] = {}
         self._one_at_a_time = trio.Lock()
         """So that a replica that comes while a port is taken or given back misses nothing."""
         self._is_begun = False
-        self._pending = len(agents)
-        self._complete = trio.Event()
 
     async def subscribe(self, wanted: Subscribe) -> None:
         """Asks each for a port; returns when those that can be had are there."""
-        if not self._agents:
-            return
         async with self._one_at_a_time:
             self._wanted[wanted.port] = wanted
-            for name, peer in list(self._peers.items()):
-                await self._ask(name, peer, wanted)
+            for replica in list(self._served.values()):
+                await replica.ask(wanted)
         if not self._is_begun:
             self._is_begun = True
-            for agent in self._agents:
-                self._session.start(self._serve, agent)
+            await self.adjust()
+            self._session.start(self._follow)
         with trio.move_on_after(_PATIENCE_S):
-            await self._complete.wait()
+            for replica in list(self._served.values()):
+                await replica.has_come.wait()
 
     async def unsubscribe(self, port: int) -> None:
         """Gives a port back to each."""
         async with self._one_at_a_time:
             if self._wanted.pop(port, None) is not None:
-                for name, peer in list(self._peers.items()):
-                    await self._ask(name, peer, Unsubscribe(port))
+                for replica in list(self._served.values()):
+                    await replica.ask(Unsubscribe(port))
 
-    async def _serve(self, agent: Agent) -> None:
-        """One replica, from its agent's start to its end."""
-        replica = _Replica(self._incoming, self._session)
-        try:
-            try:
-                peer, welcome = await introduce(self._session, agent, replica.hear, _tell_nobody, replica.lose)
-                replica.peer = peer
-                replica.is_introduced = True
-                if "incoming" not in welcome.capabilities:
-                    raise TargetError(welcome.reasons.get("incoming", "its agent cannot have them"))
-                async with self._one_at_a_time:
-                    for wanted in self._wanted.values():
-                        await self._ask(agent.name, peer, wanted)
-                    self._peers[agent.name] = peer
-            finally:
-                self._pending -= 1
-                if not self._pending:
-                    self._complete.set()
-            await replica.lost.wait()
-            raise TargetError(replica.why)
-        except MirrorError as error:
-            self._peers.pop(agent.name, None)
-            self._session.tell_user(f"what comes to {agent.name} stays there: {error.sentence}")
-        finally:
-            await agent.end(at_once=not replica.is_introduced)
+    async def adjust(self) -> None:
+        """Lets go those that are no replicas any more, and then begins those that are new."""
+        if not self._is_begun:
+            return
+        present = tuple(self._agent.replicas)
+        for agent in [agent for agent in self._served if agent not in present]:
+            await self._served.pop(agent).leave()
+        for agent in present:
+            if agent not in self._served:
+                replica = self._served[agent] = _Replica(
+                    self._session, self._hear, agent, self._wanted, self._one_at_a_time
+                )
+                self._session.start(replica.serve)
 
-    async def _ask(self, name: str, peer: Peer, wanted: Subscribe | Unsubscribe) -> None:
-        try:
-            await peer.request(wanted)
-        except RequestFailed as error:
-            self._session.tell_user(f"what comes to port {wanted.port} of {name} stays there: {error}")
-        except ConnectionLost:
-            pass  # `_serve` sees it too
+    async def _follow(self) -> None:
+        while True:
+            await self._agent.until_others(tuple(self._served))
+            await self.adjust()
 
 
 class _Replica:
-    """What comes from one agent."""
+    """One of them, from its agent's start until it is no replica any more.
 
-    peer: Peer
+    Attributes:
+        has_come: Set when it is there for the first time, and when it cannot be had.
+    """
 
-    def __init__(self, incoming: Incoming, session: Session) -> None:
-        self._incoming = incoming
+    def __init__(
+        self, session: Session, hear: Hear, agent: Agent, wanted: Mapping[int, Subscribe], one_at_a_time: trio.Lock
+    ) -> None:
+        self.has_come = trio.Event()
         self._session = session
-        self.is_introduced = False
-        self.lost = trio.Event()
-        self.why = ""
+        self._agent = agent
+        self._wanted = wanted
+        self._one_at_a_time = one_at_a_time
+        self._scope = trio.CancelScope()
+        self._uplink = Uplink(session, agent, hear, self._settle, "what comes to it stays there meanwhile")
 
-    async def hear(self, message: Message) -> Message | None:
-        match message:
-            case Notice(text):
-                self._session.tell_user(text)
-            case Accepted():
-                await self._incoming.accepted(message, self.peer)
-            case _:
-                raise RequestFailed(errno.ENOSYS, f"the proxy does not expect {type(message).__name__}")
-        return None
+    async def serve(self) -> None:
+        """Until `leave`, or until it turns out that it cannot be had. Never raises but Cancelled."""
+        is_had = False
+        try:
+            with self._scope:
+                await self._uplink.begin(_tell_nobody)
+                is_had = True
+                self.has_come.set()
+                await self._uplink.keep()
+        except MirrorError as error:
+            self._session.tell_user(f"what comes to {self._agent.name} stays there: {error.sentence}")
+        finally:
+            self.has_come.set()
+            with trio.CancelScope(shield=True):
+                await self._uplink.aclose()
+            await self._agent.end(at_once=not is_had)
 
-    def lose(self, error: Exception) -> None:
-        """The connection has ended."""
-        self.why = f"its agent is gone ({error})"
-        self.lost.set()
+    async def leave(self) -> None:
+        """Ends `serve`; the agent has given all ports back then, if it still lives."""
+        with trio.move_on_after(_LEAVES_WITHIN_S):
+            for port in list(self._wanted):
+                await self.ask(Unsubscribe(port))
+        self._scope.cancel()
+
+    async def ask(self, wanted: Subscribe | Unsubscribe) -> None:
+        """Asks for a port, or gives one back, if it is there; else it will hear what is wanted when it comes."""
+        if (peer := self._uplink.present) is not None:
+            await self._ask(peer, wanted)
+
+    async def _settle(self, peer: Peer, welcome: Welcome, former: Peer | None) -> None:
+        if "incoming" not in welcome.capabilities:
+            reason = welcome.reasons.get("incoming", "its agent cannot have them")
+            if not self.has_come.is_set():
+                raise TargetError(reason)
+            self._session.tell_user(f"what comes to {self._agent.name} stays there: {reason}")
+            return
+        async with self._one_at_a_time:
+            for wanted in list(self._wanted.values()):
+                await self._ask(peer, wanted)
+
+    async def _ask(self, peer: Peer, wanted: Subscribe | Unsubscribe) -> None:
+        with contextlib.suppress(ConnectionLost):  # the uplink sees it too
+            try:
+                await peer.request(wanted)
+            except RequestFailed as error:
+                self._session.tell_user(f"what comes to port {wanted.port} of {self._agent.name} stays there: {error}")
 
 
 async def _tell_nobody(_: str) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -21,7 +21,9 @@ from mirror.cli.proxy import console, rules, surroundings
 from mirror.cli.proxy.layers import Layers, Process
 from mirror.cli.proxy.lifeline import GRACE_S, Lifelines
 from mirror.cli.settings import Settings
-from mirror.protocol.stream import Peer
+
+if TYPE_CHECKING:
+    from mirror.cli.proxy.uplink import Uplink
 
 
 class Session:
@@ -38,7 +40,7 @@ class Session:
         rules: The path table.
         lifelines: What keeps the session going.
         layers: The hooked processes.
-        peer: The agent.
+        uplink: The connection to the agent.
         missing: For each capability that the agent lacks here, one sentence with a remedy.
         probes: On which ports of the target its probes ask.
         host_name: What the target's machine is called; empty: that is not known, or not wanted.
@@ -46,7 +48,7 @@ class Session:
         is_introduced: Whether the agent has said what it can do, and so may have begun to do something.
     """
 
-    peer: Peer
+    uplink: Uplink
 
     def __init__(self, order: Order, link: trio.SocketStream, nursery: trio.Nursery) -> None:
         self.order = order
@@ -56,7 +58,7 @@ class Session:
             surroundings.look_around(order.working_directory, order.files, order.argv, order.variables),
         )
         self.lifelines = Lifelines()
-        self.layers = Layers(self.lifelines.held, self.agent_lost, self.lifelines.is_held_by)
+        self.layers = Layers(self.lifelines.held, self.lifelines.is_held_by)
         self.missing: dict[str, str] = {}
         self.is_introduced = False
         self.probes = Probes()
@@ -77,17 +79,16 @@ class Session:
         """The same, and waits until it calls `task_status.started`; what it raises before that is raised here."""
         await self._nursery.start(function, *arguments)
 
-    def tell_user(self, sentence: str) -> None:
-        """Shows the user one sentence, once. Returns at once."""
-        if sentence not in self._told:
+    def tell_user(self, sentence: str, *, again: bool = False) -> None:
+        """Shows the user one sentence, once, or each time with `again`. Returns at once."""
+        if again or sentence not in self._told:
             self._told.add(sentence)
             print(sentence, file=sys.stderr, flush=True)
             self.start(self._tell, sentence)
 
     def agent_lost(self, error: Exception) -> None:
-        """Tells the user, once, that nothing of the target can be reached any more."""
-        if not self._is_ending and "agent" not in self.missing and self._link is None:
-            self.missing["agent"] = str(error)
+        """Tells the user that nothing of the target can be reached any more."""
+        if not self._is_ending and self._link is None:
             self.tell_user(
                 f"the agent of {self.settings.target} is gone ({error}): what the program asks of the target fails "
                 f"with EIO from here on; end it and start it again"
@@ -145,11 +146,11 @@ class Session:
     def _write_counts(self) -> None:
         """How many requests of each kind went to the agent, into the file that MIRROR_COUNTS names: for benchmarks."""
         path = self.order.variables.get("MIRROR_COUNTS")
-        if path and hasattr(self, "peer"):
+        if path and hasattr(self, "uplink"):
             temporary = f"{path}.{os.getpid()}"
             try:
                 with open(temporary, "w") as file:
-                    json.dump(self.peer.requests_sent, file)
+                    json.dump(self.uplink.requests_sent, file)
                 os.replace(temporary, path)
             except OSError as error:
                 print(f"{path}: {error}", file=sys.stderr)

@@ -9,12 +9,11 @@ sentence for `mirror exec`, which says it only when all is gone again.
 
 from __future__ import annotations
 
-import errno
-import functools
 import os
 import socket
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 import trio
 
@@ -25,17 +24,18 @@ from mirror.cli.proxy.agent import Agent
 from mirror.cli.proxy.connections import Connections
 from mirror.cli.proxy.files import Files
 from mirror.cli.proxy.incoming import Incoming
-from mirror.cli.proxy.introduction import introduce
 from mirror.cli.proxy.names import Names
 from mirror.cli.proxy.outgoing import Outgoing
 from mirror.cli.proxy.registration import Registration
 from mirror.cli.proxy.replicas import Replicas
 from mirror.cli.proxy.session import Session
+from mirror.cli.proxy.uplink import Uplink
 from mirror.cli.settings import Settings
 from mirror.layer import LayerMissing, library_path
 from mirror.protocol.connection import ConnectionLost
-from mirror.protocol.messages import Accepted, EnvironmentRead, Message, Notice, ReadEnvironment
-from mirror.protocol.stream import Handler, RequestFailed
+from mirror.protocol.features import FEATURES
+from mirror.protocol.messages import EnvironmentRead, ReadEnvironment, Welcome
+from mirror.protocol.stream import Peer, RequestFailed
 
 
 async def serve(order: Order, begun: Agent | None, link: socket.socket) -> None:
@@ -93,13 +93,24 @@ async def _begin(session: Session, agent: Agent, injector: inject.Injector) -> N
         )
     connections = Connections()
     incoming = Incoming(session, connections)
-    await _meet(session, agent, functools.partial(_hear, session, incoming))
-    incoming.replicas = Replicas(session, incoming, agent.replicas)
+    incoming.replicas = Replicas(session, incoming.hear, agent)
+    names, files = Names(session), Files(session)
+    meeting = _Meeting(session, agent, incoming, (names, files))
+    session.uplink = Uplink(
+        session,
+        agent,
+        incoming.hear,
+        meeting.settle,
+        f"what the program asks of the target waits up to {session.settings.reconnect_timeout_s:.0f} s for another, "
+        f"its connections are reset, and what comes to the target stays there",
+    )
+    await session.uplink.begin(session.progress)
+    session.start(session.uplink.keep)
     await session.progress("agent is there")
     environment = EnvironmentRead(())
     try:
         if "environment" not in session.missing:
-            environment = await session.peer.request(ReadEnvironment(), EnvironmentRead)
+            environment = await session.uplink.request(ReadEnvironment(), EnvironmentRead)
     except RequestFailed as error:
         raise TargetError(f"the environment of {session.settings.target} cannot be read: {error}") from None
     except ConnectionLost as error:
@@ -109,9 +120,8 @@ async def _begin(session: Session, agent: Agent, injector: inject.Injector) -> N
     if session.settings.host_name:
         session.host_name, session.domain_name = environment.host_name, environment.domain_name
     outgoing = Outgoing(session, connections)
-    files = Files(session)
     registration = Registration(session, injector, outgoing, incoming)
-    for part in (connections, incoming, outgoing, files, Names(session), registration):
+    for part in (connections, incoming, outgoing, files, names, registration):
         session.layers.add_handlers(part.handlers())
     for run in (files.run, incoming.run):
         await session.start_and_wait(run)
@@ -124,36 +134,46 @@ async def _begin(session: Session, agent: Agent, injector: inject.Injector) -> N
     )
 
 
-async def _hear(session: Session, incoming: Incoming, message: Message) -> Message | None:
-    """What the agent says of its own accord."""
-    match message:
-        case Notice(text):
-            session.tell_user(text)
-        case Accepted():
-            await incoming.accepted(message, session.peer)
-        case _:
-            raise RequestFailed(errno.ENOSYS, f"the proxy does not expect {type(message).__name__}")
-    return None
+class _Forgetful(Protocol):
+    """A part that remembers what an agent has said."""
+
+    def forget(self) -> None: ...
 
 
-async def _meet(session: Session, agent: Agent, handler: Handler) -> None:
-    """Connects, waits for the agent's introduction, and sees whether it can do what this session needs.
+class _Meeting:
+    """What a session has to settle with an agent that has introduced itself."""
 
-    Raises:
-        MirrorError: It cannot, or there is none.
-    """
-    target = session.settings.target
-    session.peer, welcome = await introduce(session, agent, handler, session.progress, session.agent_lost)
-    session.is_introduced = True
-    session.probes = agent.probes
-    session.missing = {
-        capability: welcome.reasons.get(capability, f"the agent of {target} cannot do {capability} here")
-        for capability in ("environment", "files", "names", "outgoing", "incoming")
-        if capability not in welcome.capabilities
-    }
-    for capability in _needed(session.settings):
-        if capability in session.missing:
-            raise TargetError(session.missing[capability])
+    def __init__(self, session: Session, agent: Agent, incoming: Incoming, parts: Sequence[_Forgetful]) -> None:
+        self._session = session
+        self._agent = agent
+        self._incoming = incoming
+        self._parts = parts
+
+    async def settle(self, peer: Peer, welcome: Welcome, former: Peer | None) -> None:
+        """Sees whether it can do what this session needs, and has it do what the one before did.
+
+        Raises:
+            TargetError: The first agent cannot do it.
+        """
+        session = self._session
+        session.probes = self._agent.probes
+        reasons = {**welcome.reasons, **self._agent.reasons}
+        session.missing = {
+            capability: reasons.get(capability, f"the agent of {self._agent.name} cannot do {capability} here")
+            for capability in FEATURES
+            if capability not in welcome.capabilities
+        }
+        for capability in _needed(session.settings):
+            if capability in session.missing:
+                if not session.is_introduced:
+                    raise TargetError(session.missing[capability])
+                session.tell_user(session.missing[capability])
+        session.is_introduced = True
+        for part in self._parts:
+            part.forget()
+        assert self._incoming.replicas is not None
+        await self._incoming.replicas.adjust()
+        await self._incoming.settle(peer, former)
 
 
 def _needed(settings: Settings) -> Iterator[str]:

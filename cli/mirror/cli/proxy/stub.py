@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import select
 import socket
 from typing import Self
 
@@ -25,6 +26,8 @@ from mirror.protocol.messages import SocketAddress
 
 _TRIES = 16
 """To get one port number for IPv4 and IPv6."""
+
+_FULL_WITHIN_MS = 1000
 
 _TCP_SYN_SENT = 2
 _TCP_SYN_RECV = 3
@@ -153,4 +156,8 @@ def _fill(listener: socket.socket) -> list[socket.socket]:
         filler.setblocking(False)
         filler.connect_ex(listener.getsockname())
         fillers.append(filler)
+    # On loopback that is so already, unless the machine has many packets to see to.
+    queued = select.poll()
+    queued.register(listener, select.POLLIN)
+    queued.poll(_FULL_WITHIN_MS)
     return fillers

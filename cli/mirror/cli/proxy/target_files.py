@@ -41,6 +41,7 @@ from mirror.protocol.messages import (
 from mirror.protocol.stream import Channel, ChannelReset, Peer, RequestFailed
 
 if TYPE_CHECKING:
+    from mirror.cli.proxy.uplink import Uplink
     from mirror.cli.settings import Settings
 
 MOST_CONTENTS = 1024
@@ -64,8 +65,8 @@ class FileSession(Protocol):
     """What files need of a session."""
 
     @property
-    def peer(self) -> Peer:
-        """The agent."""
+    def uplink(self) -> Uplink:
+        """The connection to the agent."""
         ...
 
     @property
@@ -121,6 +122,11 @@ class TargetFiles:
         """Gives back the memory of contents whose lease is over."""
         self._contents.expire()
 
+    def forget(self) -> None:
+        """Whatever is known was said by an agent that may have stood in for somebody else."""
+        self._cache.clear()
+        self._contents.clear()
+
     def close(self) -> None:
         """Gives back all memory of contents."""
         self._contents.clear()
@@ -137,7 +143,10 @@ class TargetFiles:
         path, finding = normal(path), flags & FINDING_FLAGS
         opened = self._open_known(path, finding)
         if opened is None:
-            opened = await self._flights.share(("open", path, finding), lambda: self._fetch(path, finding))
+            opened = await self._flights.share(
+                ("open", path, finding),
+                lambda: self._session.uplink.call(lambda peer: self._fetch(peer, path, finding)),
+            )
         return opened
 
     def _open_known(self, path: bytes, finding: int) -> Opened | None:
@@ -162,14 +171,14 @@ class TargetFiles:
         content = self._contents.get(real)
         return None if content is None else Opened(content.stat, real, content)
 
-    async def _fetch(self, path: bytes, finding: int) -> Opened:
+    async def _fetch(self, peer: Peer, path: bytes, finding: int) -> Opened:
         """Opens in the target, and remembers all that this tells."""
         key = OpenFile(path, finding)
         began = trio.current_time()
-        channel = self._session.peer.open_channel()
+        channel = peer.open_channel()
         try:
             request = OpenFile(path, finding, 0, self._limit_bytes, channel.id)
-            answer = await self._ask(request, FileOpened, key)
+            answer = await self._ask(request, FileOpened, key, peer)
             opened = Opened(answer.stat, answer.path if answer.path.startswith(b"/") else path)
             if finding & contents.O_PATH:
                 pass
@@ -289,10 +298,10 @@ class TargetFiles:
         if isinstance(known, int):
             raise RequestFailed(known)
 
-    async def _ask(self, request: Message, kind: type[_M], key: Message) -> _M:
-        """One round trip. What is refused is remembered under `key`."""
+    async def _ask(self, request: Message, kind: type[_M], key: Message, peer: Peer | None = None) -> _M:
+        """One round trip, by whatever connection there is if none is given. What is refused is kept under `key`."""
         try:
-            return await self._session.peer.request(request, kind)
+            return await (peer or self._session.uplink).request(request, kind)
         except RequestFailed as error:
             raise self._refused(error, key) from None
 

@@ -30,6 +30,7 @@ MAX_WAITING_NOTIFICATIONS = MAX_CHANNELS + 1024
 """Notifications that the handler has not got to; more are an attack."""
 
 _LOG = logging.getLogger(__name__)
+_CLOSED = "the connection has been closed"
 
 Handler = Callable[[m.Message], Awaitable[m.Message | None]]
 """Carries out a request of the other side and returns its answer, or raises RequestFailed. Gets notifications too."""
@@ -60,6 +61,7 @@ class Peer:
         capabilities: What this side can do, for the introduction.
         reasons: The agent's sentences on the capabilities that are missing.
         user: Who the client is, `anna@laptop`, for other users of the same agent to read.
+        session: As in `Hello`.
     """
 
     def __init__(
@@ -71,8 +73,11 @@ class Peer:
         capabilities: Sequence[str] = (),
         reasons: Mapping[str, str] | None = None,
         user: str = "",
+        session: str = "",
     ) -> None:
-        self.connection = Connection(is_client=is_client, capabilities=capabilities, reasons=reasons, user=user)
+        self.connection = Connection(
+            is_client=is_client, capabilities=capabilities, reasons=reasons, user=user, session=session
+        )
         self.requests_sent: Counter[str] = Counter()
         """How many requests of each kind (`OpenFile`, ...) this side has sent: one round trip each."""
         self._other = "agent" if is_client else "client"
@@ -122,6 +127,11 @@ class Peer:
             await self._transport.close()
         if self._failure is not None:
             raise self._failure
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, so that nothing can be asked any more."""
+        return self._ending is not None
 
     async def handshake(self) -> m.Hello | m.Welcome:
         """The other side's introduction, once it has come; `run` must be under way.
@@ -192,8 +202,7 @@ class Peer:
             RequestFailed: Too many are open (EMFILE).
             ConnectionLost: The connection is gone.
         """
-        if self._ending is not None:
-            self._raise_ending()
+        self._raise_if_over()
         if not self.connection.channels.may_open:
             raise RequestFailed(errno.EMFILE, f"more than {MAX_CHANNELS} connections and files are open at a time")
         channel = self._add_channel(self.connection.channels.open())
@@ -291,7 +300,9 @@ class Peer:
         except Exception as error:
             _LOG.exception("the handler of %s failed", type(message).__name__)
             answer = m.Failed(errno.EIO, f"internal error in {type(message).__name__}: {error!r}"[:1000])
-        await self._wait_for_room()
+        await self._writer.wait_for_room()
+        if self._leaving:
+            return  # nothing may follow the goodbye
         try:
             ended = self.connection.send_answer(request_id, answer)
         except ProtocolError as error:
@@ -356,8 +367,7 @@ class Peer:
             ConnectionLost: The connection is gone.
         """
         await self._writer.wait_for_room()
-        if self._ending is not None:
-            self._raise_ending()
+        self._raise_if_over()
 
     # --- the end ------------------------------------------------------------------------------------------
 
@@ -378,7 +388,7 @@ class Peer:
 
     def _finish(self) -> None:
         """Tells everybody who waits, and the other side if it can be done without waiting."""
-        reason = str(self._failure) if self._failure is not None else "the connection has been closed"
+        reason = str(self._failure) if self._failure is not None else _CLOSED
         if self._writer.is_between_frames:
             self.connection.say_goodbye("")
             self._writer.flush()
@@ -393,5 +403,10 @@ class Peer:
         self._introduced.set()
         self._askers.unpark_all()
 
+    def _raise_if_over(self) -> None:
+        """Also between this side's goodbye and the end, since nothing may follow that."""
+        if self._leaving or self._ending is not None:
+            self._raise_ending()
+
     def _raise_ending(self) -> NoReturn:
-        raise ConnectionLost(*(self._ending.args if self._ending is not None else ()))
+        raise ConnectionLost(*(self._ending.args if self._ending is not None else (_CLOSED,)))

@@ -79,11 +79,11 @@ int program(int argc, char **argv)
     SAY(accept(second, NULL, NULL));
     dialer = order(9002, 20022);
     struct pollfd waiting = {.fd = second, .events = POLLIN};
-    SAY(poll(&waiting, 1, 5000));
+    SAY(poll(&waiting, 1, 60000));
     int fd = accept4(second, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     printf("accept4 flags %d %d\n", fcntl(fd, F_GETFD), !!(fcntl(fd, F_GETFL) & O_NONBLOCK));
     waiting.fd = fd;
-    poll(&waiting, 1, 5000);
+    poll(&waiting, 1, 60000);
     char question[64] = "";
     SAY(read(fd, question, sizeof question) > 0);
     SAY(write(fd, "short\n", 6));

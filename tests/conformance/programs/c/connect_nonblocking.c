@@ -14,6 +14,12 @@ static const char *name_of(int error)
     return error ? strerrorname_np(error) : "none";
 }
 
+/* The kernel marks a failure bit by bit, and who looks just then sees a part of it. */
+static bool is_settled(unsigned events)
+{
+    return (events & POLLOUT) && !(events & POLLERR) == !(events & POLLHUP);
+}
+
 static void try(const char *text, int port, bool with_epoll)
 {
     struct sockaddr_storage address;
@@ -28,13 +34,20 @@ static void try(const char *text, int port, bool with_epoll)
             int epoll = epoll_create1(0);
             struct epoll_event event = {.events = EPOLLOUT | EPOLLET};
             epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
-            int count = epoll_wait(epoll, &event, 1, 5000);
+            int count = epoll_wait(epoll, &event, 1, 60000);
+            while (count == 1 && !is_settled(event.events)) {
+                event.events = EPOLLOUT | EPOLLET;
+                epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event);
+                count = epoll_wait(epoll, &event, 1, 60000);
+            }
             printf("  epoll %d: out %d error %d hang-up %d\n", count, !!(event.events & EPOLLOUT),
                    !!(event.events & EPOLLERR), !!(event.events & EPOLLHUP));
             close(epoll);
         } else {
             struct pollfd waiting = {.fd = fd, .events = POLLOUT};
-            int count = poll(&waiting, 1, 5000);
+            int count = poll(&waiting, 1, 60000);
+            while (count == 1 && !is_settled((unsigned)waiting.revents))
+                count = poll(&waiting, 1, 60000);
             printf("  poll %d: out %d hang-up %d\n", count, !!(waiting.revents & POLLOUT), !!(waiting.revents & POLLHUP));
         }
         printf("  SO_ERROR %s", name_of(so_error(fd)));
@@ -50,7 +63,7 @@ static void try(const char *text, int port, bool with_epoll)
         say(connect(fd, (struct sockaddr *)&address, size), "  connect again");
         say(write(fd, "ping", 4), "  write");
         struct pollfd waiting = {.fd = fd, .events = POLLIN};
-        poll(&waiting, 1, 5000);
+        poll(&waiting, 1, 60000);
         char answer[8] = "";
         say(read(fd, answer, sizeof answer), "  read");
         say(read(fd, answer, sizeof answer), "  read with nothing there");
@@ -66,7 +79,7 @@ static void by_connecting_again(const char *text, int port)
     if (connect(fd, (struct sockaddr *)&address, size) == 0 || errno != EINPROGRESS)
         printf("%s %d: at once %s\n", text, port, strerrorname_np(errno));
     struct pollfd waiting = {.fd = fd, .events = POLLOUT};
-    poll(&waiting, 1, 5000);
+    poll(&waiting, 1, 60000);
     int result = connect(fd, (struct sockaddr *)&address, size);
     printf("%s %d: connecting again %s\n", text, port, result == 0 ? "succeeds" : strerrorname_np(errno));
     close(fd);
@@ -88,7 +101,7 @@ int program(int argc, char **argv)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
     connect(fd, (struct sockaddr *)&address, size);
     struct pollfd waiting = {.fd = fd, .events = POLLOUT};
-    poll(&waiting, 1, 5000);
+    poll(&waiting, 1, 60000);
     char byte;
     say(read(fd, &byte, 1), "reading after a failure");
     close(fd);
@@ -101,7 +114,7 @@ int program(int argc, char **argv)
         all[index] = (struct pollfd){many[index], POLLOUT, 0};
     }
     for (int round = 0; round < 200 && done < 20; round++) {
-        poll(all, 20, 5000);
+        poll(all, 20, 60000);
         for (int index = 0; index < 20; index++)
             if (all[index].fd >= 0 && all[index].revents) {
                 done += so_error(all[index].fd) == 0;

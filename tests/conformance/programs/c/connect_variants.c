@@ -87,7 +87,7 @@ int program(int argc, char **argv)
     echo(fd, "bound before");
     close(fd);
     fd = socket(AF_INET, SOCK_STREAM, 0);
-    struct timeval patience = {5, 0};
+    struct timeval patience = {60, 0};
     SAY(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience));
     SAY(connect(fd, (struct sockaddr *)&address, size));
     echo(fd, "with a timeout");

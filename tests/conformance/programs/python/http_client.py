@@ -10,14 +10,14 @@ print(json.load(urllib.request.urlopen("http://10.96.14.5/items/teapot")))
 print(json.load(urllib.request.urlopen("http://inventory/items/by-name"))["item"])
 print(json.load(urllib.request.urlopen("http://inventory.shop.svc.cluster.local:80/items/long"))["item"])
 print(json.load(urllib.request.urlopen("http://[fd00:10:96::e05]/items/six")))
-connection = http.client.HTTPConnection("storefront", timeout=10)
+connection = http.client.HTTPConnection("storefront", timeout=60)
 for number in range(5):
     connection.request("GET", f"/items/{number}")
     response = connection.getresponse()
     print(response.status, response.getheader("Content-Type"), response.read())
 for url in ("http://inventory/nothing", "http://inventory:7009/", "http://no-such-name/", "http://10.97.1.1/"):
     try:
-        urllib.request.urlopen(url, timeout=10)
+        urllib.request.urlopen(url, timeout=60)
     except urllib.error.HTTPError as error:
         print(url, error.code, error.read())
     except urllib.error.URLError as error:

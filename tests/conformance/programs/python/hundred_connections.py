@@ -17,7 +17,7 @@ for number in range(100):
         continue
     selector.register(connection, selectors.EVENT_WRITE, [number, f"number {number} ".encode() * 500, b""])
 while selector.get_map():
-    for key, _ in selector.select(10) or 1 / 0:
+    for key, _ in selector.select(60) or 1 / 0:
         connection, state = key.fileobj, key.data
         try:
             if key.events == selectors.EVENT_WRITE:

@@ -31,7 +31,8 @@ except FileNotFoundError as error:
 pipe = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 print("conversation", pipe.communicate(open("/data/hello.txt", "rb").read()))
 print("os.system", os.system("exec cat /data/hello.txt > /dev/null"))
-print("os.popen", os.popen("cat /data/hello.txt").read())
+with os.popen("cat /data/hello.txt") as pipe:  # waits for the child, of which nothing may be left below
+    print("os.popen", pipe.read())
 sys.stdout.flush()
 print("spawnv", os.spawnv(os.P_WAIT, "/bin/cat", READ))
 sys.stdout.flush()

@@ -11,7 +11,7 @@ cat <<END
 $(head -1 /app/config/orders.ini)
 END
 env -i /bin/cat /data/hello.txt; env -i PATH=/bin:/usr/bin sh -c 'sh -c "cat /data/hello.txt"'
-nohup cat /data/hello.txt 2>/dev/null; nice cat /data/hello.txt; timeout 10 cat /data/hello.txt; setsid -w cat /data/hello.txt
+nohup cat /data/hello.txt 2>/dev/null; nice cat /data/hello.txt; timeout 60 cat /data/hello.txt; setsid -w cat /data/hello.txt
 sh -c 'trap "cat /data/hello.txt; exit 9" TERM; kill $$'; echo $?
 sh -c 'kill -9 $$'; echo $?
 no-such-program; echo $?
