@@ -154,6 +154,18 @@ async def test_one_that_has_no_secret(pod: Pod, monkeypatch: pytest.MonkeyPatch)
             await reach.identify(api, AGENT)
 
 
+async def test_an_address_that_the_cluster_does_not_know_yet(pod: Pod) -> None:
+    """Which is worth another try: the node's word that the container runs comes first."""
+    pod.address = ""
+    direct = dataclasses.replace(AGENT, is_direct=True)
+    with agent_of(pod, "--direct"):
+        async with cluster(pod) as api:
+            with pytest.raises(ApiError, match="does not yet know the address of the pod shop/web-1"):
+                await reach.identify(api, direct)
+            pod.address = "127.0.0.1"
+            assert (await reach.identify(api, direct)).address == "127.0.0.1"
+
+
 async def test_an_address_that_cannot_be_reached(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     pod.address = "192.0.2.1"
 

@@ -23,7 +23,7 @@ async def identify(api: Api, agent: Agent) -> Agent:
     """The agent with what it takes to reach it. Waits until it has its secret.
 
     Raises:
-        ApiError: No permission, or the container does not run any more.
+        ApiError: No permission, or the container does not run any more, or the cluster does not know its address yet.
         Unreachable: The API server cannot be reached.
     """
     if agent.identity is not None:
@@ -32,6 +32,9 @@ async def identify(api: Api, agent: Agent) -> Agent:
     if agent.is_direct:
         pod = await api.get(f"/api/v1/namespaces/{agent.namespace}/pods/{agent.pod}")
         address = pod["status"].get("podIP", "")
+        if not address:  # the node says that the container runs before it says how the pod is
+            place = f"{agent.namespace}/{agent.pod}"
+            raise ApiError(503, "", f"the cluster does not yet know the address of the pod {place}")
     try:
         found = await identity.fetch(api, agent.namespace, agent.pod, agent.container)
     except CommandFailed as error:
