@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 import trio
@@ -52,7 +52,7 @@ class Stage:
     may_settle: trio.Event = dataclasses.field(default_factory=trio.Event)
 
     async def begin(self) -> Uplink:
-        made = Uplink(self.session, self.access, self.hear, self.settle, "requests wait")  # type: ignore[arg-type]
+        made = Uplink(self.session, self.access, self.hear, self._settle, "requests wait")  # type: ignore[arg-type]
         self.may_settle.set()
         await made.begin(tell_nobody)
         self.nursery.start_soon(made.keep)
@@ -61,6 +61,9 @@ class Stage:
 
     async def hear(self, message: Message, _: Peer) -> Message | None:
         raise AssertionError(message)
+
+    async def _settle(self, peer: Peer, welcome: Welcome, former: Peer | None) -> None:
+        await self.settle(peer, welcome, former)
 
     async def settle(self, peer: Peer, _: Welcome, former: Peer | None) -> None:
         self.settled.append((peer, former))
@@ -127,6 +130,46 @@ async def test_requests_that_wait_too_long_fail_and_later_ones_at_once(stage: St
     stage.access.may_begin.set()
     await trio.testing.wait_all_tasks_blocked()
     await ask(made)
+
+
+async def test_a_request_that_was_under_way_waits_no_longer(stage: Stage, autojump_clock: MockClock) -> None:
+    made = await stage.begin()
+    stage.access.may_begin = trio.Event()
+    stage.actor.breaks = 1
+    began_at = trio.current_time()
+    with pytest.raises(ConnectionLost, match="it broke"):
+        await made.request(REQUEST)
+    assert 29 < trio.current_time() - began_at < 31
+
+
+async def test_a_request_that_breaks_connections_is_given_up(stage: Stage, autojump_clock: MockClock) -> None:
+    made = await stage.begin()
+    stage.actor.breaks = 100
+    with pytest.raises(ConnectionLost, match="it broke"):
+        await made.request(REQUEST)
+    assert stage.actor.asked == uplink.MOST_BROKEN
+    stage.actor.breaks = 0
+    await ask(made)
+
+
+async def test_connections_that_break_at_once_are_made_with_growing_pauses(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    """As those to an agent that says goodbye to all who come."""
+    await stage.begin()
+    stage.settle = break_at_once(stage)  # type: ignore[assignment, method-assign]
+    await stage.actor.peer.aclose("it broke")
+    await trio.sleep(100)
+    assert stage.access.begun < 60
+    assert isinstance(stage.access.again[-1], TargetError), "the agent is not looked for anew"
+    assert len(stage.session.told) <= 2 * uplink.MOST_BROKEN
+
+
+def break_at_once(stage: Stage) -> Callable[[Peer, Welcome, Peer | None], Awaitable[None]]:
+    async def settle(*_: object) -> None:
+        await stage.actor.peer.aclose("it broke")
+
+    return settle
 
 
 async def test_attempts_go_on_with_growing_pauses_and_the_user_is_told_why_once(

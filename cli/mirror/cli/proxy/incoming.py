@@ -140,7 +140,7 @@ class Incoming:
                 if port.subscribed is None:
                     continue
                 if former is not None:
-                    with contextlib.suppress(ConnectionLost), trio.move_on_after(_STOPS_WITHIN_S):
+                    with contextlib.suppress(ConnectionLost, RequestFailed), trio.move_on_after(_STOPS_WITHIN_S):
                         await former.request(Unsubscribe(number))
                 # What fails is tried again by `_look`.
                 port.subscribed = None

@@ -52,18 +52,30 @@ async def introduce(
         peer = _peer(await agent.connect(tell), hear, who(session.order.variables), name)
         session.start(_keep, peer, lost)
         try:
-            with trio.fail_after(within_s):
-                welcome = await peer.handshake()
+            welcome = await _handshake(peer, within_s)
         except trio.TooSlowError:
-            await peer.aclose()
             raise TargetError(f"the agent of {agent.name} did not answer within {within_s:.0f} s; try again") from None
         except ConnectionLost as error:
             if (failure := await agent.explain(error)) is not None:
                 raise failure from None
         else:
-            assert isinstance(welcome, Welcome)
             agent.welcomed()
             return peer, welcome
+
+
+async def _handshake(peer: Peer, within_s: float) -> Welcome:
+    """What the agent says of itself; whoever does not learn it, for any reason, has no connection any more."""
+    is_met = False
+    try:
+        with trio.fail_after(within_s):
+            welcome = await peer.handshake()
+        assert isinstance(welcome, Welcome)
+        is_met = True
+    finally:
+        if not is_met:
+            with trio.CancelScope(shield=True):
+                await peer.aclose()
+    return welcome
 
 
 def _peer(stream: trio.abc.Stream, hear: Hear, user: str, name: str) -> Peer:

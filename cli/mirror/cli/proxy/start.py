@@ -114,9 +114,8 @@ async def _begin(session: Session, agent: Agent, injector: inject.Injector) -> N
     except RequestFailed as error:
         raise TargetError(f"the environment of {session.settings.target} cannot be read: {error}") from None
     except ConnectionLost as error:
-        raise await agent.explain(error) or TargetError(
-            f"the agent of {session.settings.target} ended: {error}"
-        ) from None
+        failure = None if agent.comes_back else await agent.explain(error)
+        raise failure or TargetError(f"the agent of {session.settings.target} ended: {error}") from None
     if session.settings.host_name:
         session.host_name, session.domain_name = environment.host_name, environment.domain_name
     outgoing = Outgoing(session, connections)

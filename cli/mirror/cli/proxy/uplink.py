@@ -7,7 +7,8 @@
 
 What a request would have done is known only to its answer, so one whose connection broke is asked again on the next:
 all that an agent is asked names everything it is about, and what an agent had begun for a connection ends with that.
-Channels of a connection that is lost are reset. An agent that does not come back is not waited for.
+Channels of a connection that is lost are reset. An agent that does not come back is not waited for. A request that
+seems to be what breaks connections is given up, and connections that break soon are made again with growing pauses.
 
 Not here: how an agent is reached (`agent`), one attempt (`introduction`), what has to be said on a new connection
 (`start`, `incoming`, `replicas`).
@@ -25,7 +26,7 @@ from typing import TypeVar, overload
 
 import trio
 
-from mirror.cli.errors import MirrorError
+from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.proxy.agent import Agent, Tell
 from mirror.cli.proxy.introduction import WITHIN_S, Hear, introduce
 from mirror.cli.proxy.session import Session
@@ -36,6 +37,10 @@ from mirror.protocol.stream import Peer
 SHORTEST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 """Between attempts to connect; each pause is twice the one before."""
+MOST_BROKEN = 3
+"""How many connections may break while one request is asked, and how many in a row at once."""
+STABLE_S = 5.0
+"""What has lasted for so long did not break at once."""
 QUIET_S = 3.0
 """How long the user is not told why attempts fail: what a restart or a killed agent leaves behind passes."""
 _ANSWERS_WITHIN_S = 5.0
@@ -77,6 +82,11 @@ class Uplink:
         self._changed = trio.Event()
         """Set, and then another one, with each new connection."""
         self._patience_ends_at = math.inf
+        self._since = -math.inf
+        """When the present connection was made."""
+        self._brief = 0
+        """How many before it broke at once, in a row."""
+        self._pause_s = SHORTEST_PAUSE_S
 
     # --- for users ----------------------------------------------------------------------------------------
 
@@ -104,16 +114,21 @@ class Uplink:
         Raises:
             ConnectionLost: There has been no connection for too long.
         """
+        broken = 0
         while True:
             peer = await self._wait()
             try:
                 return await ask(peer)
             except ConnectionLost:
-                if not peer.is_over:
+                broken += 1
+                if peer is self.present or broken == MOST_BROKEN:
                     raise
 
     async def _wait(self) -> Peer:
         while (peer := self.present) is None:
+            await self._lost.wait()  # those who ask hear of the end first; from the loss on there is a limit
+            if self.present is not None:
+                continue
             with trio.move_on_at(self._patience_ends_at) as patience:
                 await self._changed.wait()
             if patience.cancelled_caught or not self._agent.comes_back:
@@ -133,9 +148,11 @@ class Uplink:
         gone = await self._until_over(self._agent.until_gone)
         while self._agent.comes_back:
             where, former = self._agent.whereabouts, self.present
+            self._brief = 0 if gone or trio.current_time() - self._since >= STABLE_S else self._brief + 1
+            is_news = self._brief < MOST_BROKEN
             if not gone:
                 broken = f"there is no connection to the agent of {self._agent.name} ({self._error})"
-                self._tell(f"{broken}: {self._meanwhile}")
+                self._tell(f"{broken}: {self._meanwhile}", again=is_news)
             peer, welcome = await self._connect_again(gone)
             self._use(peer)
             if gone:
@@ -143,7 +160,8 @@ class Uplink:
             else:
                 is_elsewhere = where != self._agent.whereabouts
                 instead = f", in {self._agent.whereabouts} instead of {where}" if is_elsewhere else ""
-                self._tell(f"there is a connection to the agent of {self._agent.name} again{instead}")
+                back = f"there is a connection to the agent of {self._agent.name} again{instead}"
+                self._tell(back, again=is_news)
             gone = await self._until_over(functools.partial(self._settle_in, peer, welcome, former))
         self._session.agent_lost(self._error)
 
@@ -153,9 +171,14 @@ class Uplink:
             await self._peer.aclose()
 
     async def _connect_again(self, gone: str) -> tuple[Peer, Welcome]:
-        self._agent.begin_again(None)
         still = f"{gone}, and the session cannot go on elsewhere yet" if gone else "there is still no connection"
-        began_at, pause_s, told = trio.current_time(), SHORTEST_PAUSE_S, set[str]()
+        began_at, told = trio.current_time(), set[str]()
+        if self._brief < MOST_BROKEN:
+            self._pause_s = SHORTEST_PAUSE_S
+            self._agent.begin_again(None)
+        else:
+            self._agent.begin_again(TargetError(str(self._error)))
+            await self._pause()
         while True:
             try:
                 return await self._introduce(_tell_nobody, within_s=_ANSWERS_WITHIN_S)
@@ -164,8 +187,11 @@ class Uplink:
                 if trio.current_time() - began_at > QUIET_S and error.sentence not in told:
                     told.add(error.sentence)
                     self._tell(f"{still}: {error.sentence}")
-            await trio.sleep(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        await trio.sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     async def _introduce(self, tell: Tell, within_s: float = WITHIN_S) -> tuple[Peer, Welcome]:
         return await introduce(
@@ -204,6 +230,7 @@ class Uplink:
         self.requests_sent += peer.requests_sent
         peer.requests_sent = self.requests_sent
         self._patience_ends_at = math.inf
+        self._since = trio.current_time()
         self._lost = trio.Event()
         if peer.is_over:  # before it could be lost
             self._lose(peer, ConnectionLost("the agent ended at once"))
@@ -218,8 +245,8 @@ class Uplink:
             if not self._agent.comes_back:
                 self._changed.set()
 
-    def _tell(self, sentence: str) -> None:
-        self._session.tell_user(sentence, again=True)
+    def _tell(self, sentence: str, *, again: bool = True) -> None:
+        self._session.tell_user(sentence, again=again)
 
 
 async def _tell_nobody(_: str) -> None:
