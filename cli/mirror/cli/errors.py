@@ -21,7 +21,10 @@ class MirrorError(Exception):
     Attributes:
         sentence: Without the leading `mirror: `; one line.
         exit_status: What the command ends with.
+        is_passing: Whether the same may succeed a little later, with nothing done about it.
     """
+
+    is_passing = False
 
     def __init__(self, sentence: str, exit_status: int = EXIT_FAILED) -> None:
         super().__init__(sentence)

@@ -118,6 +118,33 @@ async def test_a_port_that_somebody_else_has_there_is_told(nursery: trio.Nursery
     assert session.told == [f"what comes to port {WEB.port} of pod b stays there: somebody else has it"]
 
 
+async def test_a_port_that_was_refused_is_asked_for_again(nursery: trio.Nursery) -> None:
+    session, agent = session_of(nursery), Replica("pod b", nursery)
+    agent.actor.refused_port = WEB.port
+    replicas = replicas_of(session, agent)
+    await replicas.subscribe(WEB)
+    await replicas.ask_again()
+    assert len(session.told) == 1
+    agent.actor.refused_port = 0
+    await replicas.ask_again()
+    heard = [*agent.actor.heard]
+    await replicas.ask_again()
+    assert agent.actor.heard == heard, "what it has is asked for again"
+    assert heard[-1] == WEB
+
+
+async def test_one_that_cannot_be_had_for_a_moment_joins_later(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    session, agent = session_of(nursery), Replica("pod b", nursery)
+    refusal = TargetError("the API server does not answer")
+    refusal.is_passing = True
+    agent.refusals = [refusal]
+    await replicas_of(session, agent).subscribe(WEB)
+    await agent.actor.until(lambda: agent.actor.heard == [WEB])
+    assert agent.ended is None
+
+
 async def test_one_that_is_lost_is_told_and_had_again(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

@@ -26,6 +26,8 @@ CONNECT_S = 10.0
 class Unreachable(MirrorError):
     """The API server cannot be reached; the sentence says why and what to do."""
 
+    is_passing = True
+
 
 class Network(httpcore.AsyncNetworkBackend):
     """Makes connections for httpcore."""

@@ -20,7 +20,7 @@ import trio
 
 from mirror.cli.cluster import agents, ephemeral, failures, reach, reference, targets
 from mirror.cli.cluster.access import find_access
-from mirror.cli.cluster.api import Api, ApiError, Unreachable, open_api
+from mirror.cli.cluster.api import Api, ApiError, open_api
 from mirror.cli.cluster.failures import Refused, Running
 from mirror.cli.cluster.identity import GuardedStream
 from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream, open_port
@@ -99,7 +99,7 @@ class ClusterAgent:
             while True:
                 if self._agent is None:
                     self._agent = await self._start(self._api, tell)
-                    self._is_unused = True
+                    self._is_unused, self._broken = True, 0
                     self._listens_by = trio.current_time() + _LISTENS_WITHIN_S
                 try:
                     if self._agent.is_guarded:
@@ -201,7 +201,7 @@ class ClusterAgent:
         """As `agent.Agent` says: at first the same agent is tried, which stays for a while when nobody uses it."""
         self._broken, self._is_again = 0, True
         self._listens_by = trio.current_time() + _RETURNS_WITHIN_S
-        if failure is not None and not isinstance(failure, Unreachable):
+        if failure is not None and not failure.is_passing:
             self._agent = None
 
     # --- the target's pods --------------------------------------------------------------------------------

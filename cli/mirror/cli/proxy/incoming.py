@@ -208,6 +208,8 @@ class Incoming:
                     await self._subscribe(number, port, self._session.uplink.present)
             if not port.listeners and not port.lock.locked():
                 self._ports.pop(number, None)
+        if self.replicas is not None:
+            await self.replicas.ask_again()
         if not self._ports:
             self._something_listens = trio.Event()
 

@@ -20,7 +20,7 @@ from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.proxy.agent import Agent
 from mirror.cli.proxy.introduction import Hear
 from mirror.cli.proxy.session import Session
-from mirror.cli.proxy.uplink import Uplink
+from mirror.cli.proxy.uplink import LONGEST_PAUSE_S, Uplink
 from mirror.protocol.connection import ConnectionLost
 from mirror.protocol.messages import Subscribe, Unsubscribe, Welcome
 from mirror.protocol.stream import Peer, RequestFailed
@@ -48,6 +48,7 @@ class Replicas:
         self._wanted: dict[int, Subscribe] = {}
         self._one_at_a_time = trio.Lock()
         """So that a replica that comes while a port is taken or given back misses nothing."""
+        self._adjusting = trio.Lock()
         self._is_begun = False
 
     async def subscribe(self, wanted: Subscribe) -> None:
@@ -75,15 +76,23 @@ class Replicas:
         """Lets go those that are no replicas any more, and then begins those that are new."""
         if not self._is_begun:
             return
-        present = tuple(self._agent.replicas)
-        for agent in [agent for agent in self._served if agent not in present]:
-            await self._served.pop(agent).leave()
-        for agent in present:
-            if agent not in self._served:
-                replica = self._served[agent] = _Replica(
-                    self._session, self._hear, agent, self._wanted, self._one_at_a_time
-                )
-                self._session.start(replica.serve)
+        async with self._adjusting:
+            present = tuple(self._agent.replicas)
+            for agent in [agent for agent in self._served if agent not in present]:
+                await self._served.pop(agent).leave()
+            for agent in present:
+                if agent not in self._served:
+                    replica = self._served[agent] = _Replica(
+                        self._session, self._hear, agent, self._wanted, self._one_at_a_time
+                    )
+                    self._session.start(replica.serve)
+
+    async def ask_again(self) -> None:
+        """Asks for the ports that were refused: whoever had one may have given it back."""
+        if any(replica.refused for replica in self._served.values()):
+            async with self._one_at_a_time:
+                for replica in list(self._served.values()):
+                    await replica.ask_again()
 
     async def _follow(self) -> None:
         while True:
@@ -96,12 +105,14 @@ class _Replica:
 
     Attributes:
         has_come: Set when it is there for the first time, and when it cannot be had.
+        refused: Ports that it could not give when they were asked for.
     """
 
     def __init__(
         self, session: Session, hear: Hear, agent: Agent, wanted: Mapping[int, Subscribe], one_at_a_time: trio.Lock
     ) -> None:
         self.has_come = trio.Event()
+        self.refused: set[int] = set()
         self._session = session
         self._agent = agent
         self._wanted = wanted
@@ -114,7 +125,7 @@ class _Replica:
         is_had = False
         try:
             with self._scope:
-                await self._uplink.begin(_tell_nobody)
+                await self._begin()
                 is_had = True
                 self.has_come.set()
                 await self._uplink.keep()
@@ -125,6 +136,18 @@ class _Replica:
             with trio.CancelScope(shield=True):
                 await self._uplink.aclose()
             await self._agent.end(at_once=not is_had)
+
+    async def _begin(self) -> None:
+        while True:
+            try:
+                await self._uplink.begin(_tell_nobody)
+            except MirrorError as error:
+                if not error.is_passing:
+                    raise
+                self.has_come.set()
+                await trio.sleep(LONGEST_PAUSE_S)
+            else:
+                return
 
     async def leave(self) -> None:
         """Ends `serve`; the agent has given all ports back then, if it still lives."""
@@ -137,6 +160,11 @@ class _Replica:
         """Asks for a port, or gives one back, if it is there; else it will hear what is wanted when it comes."""
         if (peer := self._uplink.present) is not None:
             await self._ask(peer, wanted)
+
+    async def ask_again(self) -> None:
+        """Asks for what was refused."""
+        for port in self.refused & self._wanted.keys():
+            await self.ask(self._wanted[port])
 
     async def _settle(self, peer: Peer, welcome: Welcome, former: Peer | None) -> None:
         if "incoming" not in welcome.capabilities:
@@ -151,9 +179,11 @@ class _Replica:
 
     async def _ask(self, peer: Peer, wanted: Subscribe | Unsubscribe) -> None:
         with contextlib.suppress(ConnectionLost):  # the uplink sees it too
+            self.refused.discard(wanted.port)
             try:
                 await peer.request(wanted)
             except RequestFailed as error:
+                self.refused.add(wanted.port)
                 self._session.tell_user(f"what comes to port {wanted.port} of {self._agent.name} stays there: {error}")
 
 
