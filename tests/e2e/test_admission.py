@@ -43,7 +43,10 @@ MESSAGES = {MESSAGES!r}
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        status = {{"code": 403, "message": MESSAGES[self.path.partition("?")[0][1:]]}}
+        engine = self.path.partition("?")[0][1:]
+        status = {{"message": MESSAGES[engine]}}
+        if engine != "kyverno":  # which names none, so that it is 400
+            status["code"] = 403
         review["response"] = {{"uid": review["request"]["uid"], "allowed": False, "status": status}}
         body = json.dumps(review).encode()
         self.send_response(200)
@@ -104,15 +107,21 @@ def authority(cluster: Cluster) -> Iterator[bytes]:
 
 
 @contextmanager
-def refusing(cluster: Cluster, namespace: str, authority: bytes, engine: str) -> Iterator[str]:
-    """A webhook that refuses agents' pods in a namespace with one of MESSAGES; its name."""
+def refusing(
+    cluster: Cluster, namespace: str, authority: bytes, engine: str, *, refuses_jobs: bool = False
+) -> Iterator[str]:
+    """A webhook that refuses agents' pods in a namespace, or even their Jobs, with one of MESSAGES; its name."""
     name = f"{NAME}.{namespace}.example"
     service = {"namespace": cluster.namespace, "name": NAME, "path": f"/{engine}"}
-    rule = {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}
+    kinds = [("", "pods"), *([("batch", "jobs")] if refuses_jobs else [])]
+    rules = [
+        {"operations": ["CREATE"], "apiGroups": [group], "apiVersions": ["v1"], "resources": [resource]}
+        for group, resource in kinds
+    ]
     webhook = {
         "name": name,
         "clientConfig": {"service": service, "caBundle": base64.b64encode(authority).decode()},
-        "rules": [rule],
+        "rules": rules,
         "namespaceSelector": {"matchLabels": {"mirror-e2e": namespace}},
         "objectSelector": {"matchLabels": AGENT_LABELS},
         "failurePolicy": "Fail",
@@ -161,6 +170,15 @@ def test_a_policy_engine(alone: Cluster, strict: str, authority: bytes, engine: 
     assert f"the cluster's rule {webhook} refuses the agent's pod" in sentence
     assert said in sentence
     assert "--ephemeral" in sentence
+    assert "--agent-namespace" in sentence
+    assert alone.objects("job", agents.SELECTOR, namespace=strict) == []
+
+
+def test_a_policy_engine_that_looks_into_jobs(alone: Cluster, strict: str, authority: bytes) -> None:
+    """As Kyverno does by rules that it makes of those for pods."""
+    with refusing(alone, strict, authority, "kyverno", refuses_jobs=True) as webhook:
+        sentence = refusal(alone, "deployment/web", "-a", strict)
+    assert f"the cluster's rule {webhook} refuses the agent's pod (" in sentence
     assert "--agent-namespace" in sentence
     assert alone.objects("job", agents.SELECTOR, namespace=strict) == []
 

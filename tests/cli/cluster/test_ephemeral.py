@@ -293,6 +293,15 @@ async def test_a_rule_that_refuses_it(rule: str) -> None:
     assert "leave out --ephemeral and put the agent into another namespace" in sentence
 
 
+@pytest.mark.parametrize("status", [400, 404, 422])
+async def test_a_webhook_that_refuses_it_by_another_status(status: int) -> None:
+    api = OnePod()
+    api.refusal = ApiError(status, "", 'admission webhook "policy.example" denied the request: no debuggers')
+    sentence = await fails_with(api)
+    assert 'admission webhook "policy.example" denied the request: no debuggers' in sentence
+    assert "leave out --ephemeral and put the agent into another namespace" in sentence
+
+
 @pytest.mark.parametrize(
     ("state", "said"),
     [

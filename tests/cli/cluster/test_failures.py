@@ -24,6 +24,10 @@ POLICY = (
     'pods "mirror-agent-1-" is forbidden: PodSecurityPolicy: unable to admit pod: [spec.securityContext.hostPID: '
     "Invalid value: true: Host PID is not allowed to be used]"
 )
+VALIDATING_POLICY = (
+    "pods \"mirror-agent-1-\" is forbidden: ValidatingAdmissionPolicy 'no-host' with binding 'shop' denied request: "
+    "failed expression: !object.spec.hostPID"
+)
 WEBHOOK = 'admission webhook "rules.example.org" denied the request: no host namespaces here'
 ACCOUNT = (
     'pods "mirror-agent-1-" is forbidden: error looking up service account shop/agents: serviceaccount "agents" not '
@@ -42,6 +46,15 @@ PRIORITY = 'pods "mirror-agent-1-" is forbidden: no PriorityClass with name high
         ),
         (ApiError(403, "Forbidden", QUOTA), "quota small of namespace shop"),
         (ApiError(403, "Forbidden", WEBHOOK), "rule rules.example.org refuses"),
+        (ApiError(400, "", WEBHOOK), "rule rules.example.org refuses the agent's pod (no host namespaces here); put"),
+        (ApiError(422, "Invalid", WEBHOOK), "rule rules.example.org refuses"),
+        (ApiError(500, "InternalError", WEBHOOK), "rule rules.example.org refuses"),
+        (ApiError(400, "", 'admission webhook "x" denied the request without explanation'), "rule x refuses"),
+        (ApiError(422, "Invalid", VALIDATING_POLICY), "failed expression: !object.spec.hostPID); put the agent into"),
+        (
+            ApiError(400, "BadRequest", 'admission webhook "x" does not support dry run'),
+            "dry run); correct the setting",
+        ),
         (ApiError(404, "NotFound", 'namespaces "shop" not found'), "there is no namespace shop"),
         (ApiError(404, "NotFound", "gone"), "gone (status 404)"),
         (ApiError(422, "Invalid", 'Job.batch "x" is invalid: spec.x: Required'), "spec.x: Required"),

@@ -183,11 +183,11 @@ async def _say_unprivileged(api: Api) -> str:
 
 
 def _explain(error: ApiError, place: Place) -> str:
+    if failures.is_refusal(error):
+        return failures.explain_refused_pod(error.message, place.namespace, is_ephemeral=True)
     if error.status == 404 and not error.details.get("name"):
         return (
             "this cluster has no ephemeral containers (they are there from Kubernetes 1.23 on); leave out --ephemeral, "
             "so that the agent has a pod of its own"
         )
-    if error.status == 403 and not failures.missing_right(error.message):
-        return failures.explain_refused_pod(error.message, place.namespace, is_ephemeral=True)
     return failures.explain(error, "put an ephemeral container into the target's pod", place.namespace)

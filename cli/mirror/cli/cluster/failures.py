@@ -28,6 +28,9 @@ _POD_SECURITY = re.compile(r'violates PodSecurity "(?P<level>[^":]+)(?::[^"]*)?"
 _WEBHOOK = re.compile(
     r'admission webhook "(?P<name>[^"]+)" denied the request(?: without explanation)?:? ?(?P<said>.*)'
 )
+_DENIED = re.compile(
+    r'admission webhook "[^"]+" denied the request|ValidatingAdmissionPolicy \S+ (?:with binding \S+ )?denied request:'
+)
 _POLICY = re.compile(r"PodSecurityPolicy: unable to admit pod: (?P<rules>.*)")
 _NOT_IN_THE_POD = (
     "leave out --ephemeral and put the agent into another namespace with --agent-namespace, or have the rule except it"
@@ -56,13 +59,14 @@ def explain(error: ApiError, doing: str, namespace: str) -> str:
         namespace: In which.
     """
     message = in_one_line(error.message)
+    if is_refusal(error):
+        return explain_refused_pod(error.message, namespace)
     if error.status == 401:
         said = message or "Unauthorized"
         return f"the cluster does not accept the kubeconfig's credentials ({said}); log in to it again"
     if error.status == 403:
-        if right := missing_right(error.message):
-            return f"{right}, which mirror needs to {doing}; have an administrator of the cluster grant it"
-        return explain_refused_pod(error.message, namespace)
+        right = missing_right(error.message)
+        return f"{right}, which mirror needs to {doing}; have an administrator of the cluster grant it"
     if error.status == 404 and re.search(r'namespaces "[^"]*" not found', error.message):
         return f"there is no namespace {namespace}; choose one with -n"
     if error.status == 429:
@@ -72,6 +76,15 @@ def explain(error: ApiError, doing: str, namespace: str) -> str:
     if error.status >= 500:
         return f"mirror could not {doing}: the cluster failed ({message or error.reason}); try again"
     return f"mirror could not {doing}: the cluster says {message or error.reason} (status {error.status})"
+
+
+def is_refusal(error: ApiError) -> bool:
+    """Whether an admission rule refused it: those of webhooks and policies choose the answer's status.
+
+    A webhook that names none gets 400 (ToStatusErr in apiserver/pkg/admission/plugin/webhook/errors), a
+    ValidatingAdmissionPolicy 422.
+    """
+    return bool(_DENIED.search(error.message)) or (error.status == 403 and not missing_right(error.message))
 
 
 def missing_right(message: str) -> str:
