@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import pytest
 
 from mirror.cli import machine
-from mirror.cli.cluster.api import ApiError, Object
+from mirror.cli.cluster.api import Api, ApiError, Object
+from mirror.cli.cluster.rights import RIGHTS
 from mirror.cli.commands import doctor
 from mirror.cli.errors import MirrorError
 from mirror.cli.inject import InjectFailed
@@ -78,8 +79,9 @@ async def test_pod_security(level: str, capsys: pytest.CaptureFixture[str]) -> N
     assert "--agent-namespace" in said
 
 
-async def test_a_webhook(capsys: pytest.CaptureFixture[str]) -> None:
-    api = Admission(ApiError(403, "Forbidden", 'admission webhook "deny.kyverno" denied the request: no hostPID'))
+@pytest.mark.parametrize("status", [400, 403, 422])
+async def test_a_webhook(status: int, capsys: pytest.CaptureFixture[str]) -> None:
+    api = Admission(ApiError(status, "", 'admission webhook "deny.kyverno" denied the request: no hostPID'))
     assert await doctor.look_at_admission(api, "shop") is False
     assert "no   the cluster's rule deny.kyverno refuses the agent's pod (no hostPID)" in capsys.readouterr().out
 
@@ -105,6 +107,37 @@ async def test_what_may_not_be_seen_at_all(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(api, "get", refuse)
     assert await doctor.look_at_admission(api, "shop") is True
     assert capsys.readouterr().out.startswith("less whether PodSecurity, quotas or webhooks refuse agents")
+
+
+class Rights(Api):
+    """A cluster that grants some verbs."""
+
+    def __init__(self, *granted: str) -> None:
+        self.granted = granted
+
+    async def create(self, path: str, body: Object, parameters: Mapping[str, str] | None = None) -> Object:
+        return {"status": {"allowed": body["spec"]["resourceAttributes"]["verb"] in self.granted}}
+
+
+@pytest.mark.parametrize(
+    ("resource", "granted", "is_enough", "said"),
+    [
+        ("pods/portforward", ("create", "get"), True, ""),
+        ("pods/portforward", ("create",), True, "less no right to get pods/portforward in namespace shop: agents can "),
+        ("pods/portforward", ("get",), True, "less no right to create pods/portforward in namespace shop: agents can "),
+        ("pods/portforward", (), False, "no   no right to create, get pods/portforward in namespace shop: agents cann"),
+        ("pods", ("get", "list"), False, "no   no right to watch pods in namespace shop: no target can be found"),
+        ("services", ("get",), True, "less no right to list services in namespace shop: service/ is no target"),
+    ],
+)
+async def test_rights(
+    resource: str, granted: Sequence[str], is_enough: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = next(right for right in RIGHTS if right.resource == resource)
+    assert await doctor.look_at_right(Rights(*granted), right, "shop") is is_enough
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert bool(printed) == bool(said)
 
 
 async def test_no_such_namespace() -> None:

@@ -20,6 +20,7 @@ class Right:
         verbs: All of them.
         lacking: What does not work without.
         is_needed: Whether nothing works without; else only what `lacking` says.
+        lacking_some: The same as `lacking` where one of the verbs is there, and enough; empty: all are needed.
     """
 
     group: str
@@ -27,6 +28,7 @@ class Right:
     verbs: tuple[str, ...]
     lacking: str
     is_needed: bool = False
+    lacking_some: str = ""
 
     def __str__(self) -> str:
         return f"{self.resource}.{self.group}" if self.group else self.resource
@@ -34,7 +36,14 @@ class Right:
 
 RIGHTS = (
     Right("", "pods", ("get", "list", "watch"), "no target can be found", is_needed=True),
-    Right("", "pods/portforward", ("create", "get"), "agents cannot be reached", is_needed=True),
+    Right(
+        "",
+        "pods/portforward",
+        ("create", "get"),
+        "agents cannot be reached",
+        is_needed=True,
+        lacking_some="agents can be reached in one way of two, which not every cluster and proxy lets through",
+    ),
     Right("batch", "jobs", ("create", "patch"), "no agent can be started", is_needed=True),
     Right("batch", "jobs", ("delete", "get", "list", "watch"), "agents may stay some time, and job/ is no target"),
     Right("", "events", ("list", "watch"), "why an agent's pod was refused cannot be said"),

@@ -106,7 +106,7 @@ async def _look_at_cluster(where: Where) -> bool:
         try:
             version = await api.get("/version")
             _say("ok", f"it is Kubernetes {version.get('gitVersion', '?')}, and accepts the credentials")
-            checks = [await _look_at_right(api, right, namespace) for right in (*RIGHTS, *RIGHTS_EPHEMERAL)]
+            checks = [await look_at_right(api, right, namespace) for right in (*RIGHTS, *RIGHTS_EPHEMERAL)]
         except ApiError as error:
             raise MirrorError(failures.explain(error, "ask the cluster", namespace)) from None
         if all(checks):
@@ -114,15 +114,20 @@ async def _look_at_cluster(where: Where) -> bool:
         return await look_at_admission(api, namespace) and all(checks)
 
 
-async def _look_at_right(api: Api, right: Right, namespace: str) -> bool:
+async def look_at_right(api: Api, right: Right, namespace: str) -> bool:
+    """Whether targets can be mirrored with what there is of a right. Raises ApiError, MirrorError."""
     missing = await missing_verbs(api, right, namespace)
-    if missing:
-        verbs = ", ".join(missing)
-        _say(
-            "no" if right.is_needed else "less",
-            f"no right to {verbs} {right} in namespace {namespace}: {right.lacking} (see mirror rbac)",
-        )
-    return not missing or not right.is_needed
+    if not missing:
+        return True
+    has_enough = bool(right.lacking_some) and len(missing) < len(right.verbs)
+    is_lost = right.is_needed and not has_enough
+    lacking = right.lacking_some if has_enough else right.lacking
+    verbs = ", ".join(missing)
+    _say(
+        "no" if is_lost else "less",
+        f"no right to {verbs} {right} in namespace {namespace}: {lacking} (see mirror rbac)",
+    )
+    return not is_lost
 
 
 async def look_at_admission(api: Api, namespace: str) -> bool:
@@ -144,7 +149,7 @@ async def look_at_admission(api: Api, namespace: str) -> bool:
     try:
         await api.create(f"/api/v1/namespaces/{namespace}/pods", _sample(namespace), {"dryRun": "All"})
     except ApiError as error:
-        if error.status == 403 and not failures.missing_right(error.message):
+        if failures.is_refusal(error):
             _say("no", failures.explain_refused_pod(error.message, namespace))
             return False
         why = failures.missing_right(error.message) or failures.in_one_line(error.message)
