@@ -243,7 +243,7 @@ async def list_agents(api: Api, namespace: str) -> list[AgentRow]:
 
 
 async def remove_agent(api: Api, row: AgentRow) -> None:
-    """Removes an agent, with the sessions that use it.
+    """Removes an agent. Sessions that use it connect again, by a new agent if their users may have one.
 
     Raises:
         ApiError: This user may not. (That it is gone already is no error.)

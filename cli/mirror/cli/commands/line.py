@@ -257,7 +257,7 @@ def ls_command(namespace: str, context: str, kubeconfig: str, output: str) -> No
 @mirror.command("agents")
 @_where
 @click.option("-A", "--all-namespaces", is_flag=True, help="In every namespace.")
-@click.option("--remove", is_flag=True, help="Remove them, and end the sessions that use them.")
+@click.option("--remove", is_flag=True, help="Remove them; their sessions connect again, to new ones if they may.")
 @_OUTPUT
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 def agents_command(
