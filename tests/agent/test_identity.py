@@ -284,6 +284,36 @@ def look_into(*pids: int) -> list[str]:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
 
 
+UNTIL_HIDDEN = """
+import os, runpy, sys
+
+def see(event, arguments):
+    if event == "ctypes.dlsym" and arguments[1] == "prctl":
+        print(*sys.modules, flush=True)
+        os._exit(0)
+
+sys.addaudithook(see)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+"""Runs a module and ends where it hides: which modules there are by then."""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["mirror.agent.identity", "/proc/none"],
+        ["mirror.agent", "--listen", "0", "--pid", "1", "--identity", "/proc/none"],
+    ],
+)
+def test_each_process_that_can_read_it_hides_before_it_imports_much(command: list[str]) -> None:
+    program = [sys.executable, "-c", UNTIL_HIDDEN, *command]
+    modules = subprocess.run(program, check=True, capture_output=True, text=True, timeout=PATIENCE_S).stdout.split()
+    ours = {"mirror", "mirror.agent", "mirror.agent.hiding"}
+    assert "mirror.agent.hiding" in modules
+    assert {name for name in modules if name.startswith("mirror")} <= ours
+    assert not {"asyncio", "socket", "ssl", "trio", "msgspec", "cryptography"} & {*modules}
+
+
 @needs_root
 async def test_a_root_beside_it_cannot_look_into_it(file: Path) -> None:
     """As one in the target's container can, which shares its processes with an ephemeral container."""
@@ -298,6 +328,20 @@ async def test_a_root_beside_it_cannot_look_into_it(file: Path) -> None:
                 children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children").read_text().split()
                 assert children
                 assert await trio.to_thread.run_sync(look_into, agent.process.pid, *map(int, children)) == []
+
+
+@needs_root
+async def test_nor_into_the_command_that_reads_it(file: Path) -> None:
+    limit = ["setpriv", "--bounding-set=-all,+" + CONTAINERS_ROOT.replace(",", ",+"), "--"]
+    command = [*limit, sys.executable, "-m", "mirror.agent.identity", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as reader:
+        with trio.move_on_after(PATIENCE_S) as patience:
+            while await trio.to_thread.run_sync(look_into, reader.pid):  # it is about to begin
+                pass
+        agents_identity.make(str(file), 4711)
+        assert reader.stdout is not None
+        assert users_identity.parse(reader.stdout.read()).port == 4711
+    assert not patience.cancelled_caught
 
 
 @needs_root

@@ -9,22 +9,24 @@ own container, from where a client fetches it through `pods/exec`; this is the c
 The containers of a pod share their network, their /dev/shm and, beside a target, their processes, but not their root
 directories. What leads into another's (/proc/PID/root, /proc/PID/mem and the like) the kernel opens to the same user
 with no fewer capabilities. An agent has some that its target lacks, but for one in a cluster that gives it none; that
-one is kept shut by `hide`, some milliseconds after its start. Who is root in the target and quicker than that gains
-nothing: such an agent may do no more than the target's root. Who has CAP_SYS_PTRACE needs no agent.
+one is kept shut by `hide`, as the first thing that it does, some milliseconds after its start. So is the command above,
+which can read the file too. Who is root in the target and quicker than that gains nothing: such an agent may do no more
+than the target's root. Who has CAP_SYS_PTRACE needs no agent.
 
-Imported only where it is wanted: cryptography takes 50 ms.
+What only `make` needs is imported there: the command is to hide at once, and cryptography takes 50 ms.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import ssl
 import sys
 import time
 
-from mirror.agent import libc
-from mirror.agent.gate import IdentityError
+from mirror.agent.hiding import hide
+
+TYPE_CHECKING = False  # `typing` has it, but takes its time
+if TYPE_CHECKING:
+    import ssl
 
 WAIT_S = 20.0
 """How long a client may be there before the agent has its secret."""
@@ -35,11 +37,6 @@ _CLOCKS_DIFFER_DAYS = 2
 """By how much a user's clock may be wrong."""
 _DAYS = 365
 """More than any agent lives; the key is worthless when it ends."""
-
-
-def hide() -> None:
-    """Keeps others of the same user out of this process and what it leads to, from here on and in its children."""
-    libc.prctl(libc.PR_SET_DUMPABLE, 0)
 
 
 def make(path: str, port: int) -> ssl.SSLContext:
@@ -55,6 +52,11 @@ def make(path: str, port: int) -> ssl.SSLContext:
     Raises:
         IdentityError: The file cannot be written.
     """
+    import contextlib
+    import ssl
+
+    from mirror.agent.gate import IdentityError
+
     content = f"port {port}\n".encode() + _make_pem()
     partial = f"{path}.partial"
     try:

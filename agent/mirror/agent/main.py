@@ -9,7 +9,7 @@ times as long as all the rest. The agent ends when its client does.
     python -m mirror.agent --listen PORT (--container ID | --pid N | --targetless)
 
 serves all who connect to that port of its own loopback, and ends some time after the last of them has gone. With
-`--identity FILE` it serves only who has the secret that it puts there.
+`--identity FILE` it serves only who has the secret that it puts there; `__main__` hides it before it imports this.
 
 Either ends by SIGTERM, or when its worker is lost. Where it cannot serve, the last line on stderr and the `Goodbye` on
 each connection are one sentence, and the exit status is 1 (2 for a wrong command line).
@@ -55,8 +55,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{USAGE}\nmirror agent: {error}", file=sys.stderr)
         return 2
     _end_quietly()
-    if options.identity and not options.is_targetless:
-        _hide()
     if gate is None:
         assert options.port is not None
         try:
@@ -85,13 +83,6 @@ def main(arguments: Sequence[str]) -> int:
     if failure is not None:
         return _refuse(gate, failure)
     return 0
-
-
-def _hide() -> None:
-    """See `identity.hide`."""
-    from mirror.agent import identity
-
-    identity.hide()
 
 
 def _make_identity(path: str, port: int) -> ssl.SSLContext:
