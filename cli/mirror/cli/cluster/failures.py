@@ -210,7 +210,7 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
     )
     terminated = state.get("terminated")
     if terminated is not None and terminated.get("exitCode") != 0:
-        return Refused(_say_crash(terminated))
+        return Refused(_say_crash(terminated, agent))
     if status.get("phase") == "Failed":
         return Refused(_say_failed(status, spec.get("nodeName", "")))
     if terminated is not None or status.get("phase") == "Succeeded" or metadata.get("deletionTimestamp"):
@@ -220,10 +220,12 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
     waiting = state.get("waiting") or {}
     reason = waiting.get("reason", "")
     if reason in _IMAGE_REASONS:
-        return Refused(_say_image(agent["image"], reason, waiting.get("message", "")))
+        return Refused(_say_image(agent, reason, waiting.get("message", "")))
     if reason not in _PATIENT_REASONS:
         text = in_one_line(waiting.get("message", ""))
-        return Refused(f"the agent's container cannot be made ({reason}{f': {text}' if text else ''}); {_ELSEWHERE}")
+        apart = "leave out --ephemeral, so that the agent has a pod of its own"
+        remedy = apart if _is_ephemeral(agent) else _ELSEWHERE
+        return Refused(f"the agent's container cannot be made ({reason}{f': {text}' if text else ''}); {remedy}")
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return _say_unscheduled(condition, pod)
@@ -247,14 +249,28 @@ def _agent_of(containers: list[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((container for container in containers if container["name"] == "agent"), containers[0])
 
 
-def _say_crash(terminated: Mapping[str, Any]) -> str:
+def is_killed(terminated: Mapping[str, Any]) -> bool:
+    """Whether a signal ended a container, as its target's restart does."""
+    return int(terminated.get("exitCode", 0)) > _SIGNALLED
+
+
+def _is_ephemeral(container: Mapping[str, Any]) -> bool:
+    return "targetContainerName" in container
+
+
+def _say_crash(terminated: Mapping[str, Any], agent: Mapping[str, Any]) -> str:
     """The agent's own last sentence, if it left one."""
     if terminated.get("reason") == "OOMKilled":
+        if _is_ephemeral(agent):
+            return (
+                "the agent ran out of the memory that the target's pod may have; leave out --ephemeral, so that it has "
+                "a pod of its own"
+            )
         return "the agent ran out of memory; raise agent.resources.limits.memory in the configuration file"
     if terminated.get("reason") in _START_REASONS:
         text = in_one_line(terminated.get("message") or "")
         return f"the agent's container cannot be started ({text}); is its image an agent's?"
-    if terminated.get("exitCode", 0) > _SIGNALLED:
+    if is_killed(terminated):
         # Its last line is of no account: it had no time to say anything.
         return (
             f"the agent was killed on its node (signal {terminated['exitCode'] - _SIGNALLED}); try again, and if that "
@@ -281,8 +297,8 @@ def _say_failed(status: Mapping[str, Any], node: str) -> str:
     return f"node {node} gave up the agent's pod ({said}); try again, or choose a pod on another node"
 
 
-def _say_image(image: str, reason: str, message: str) -> str:
-    text = in_one_line(message)
+def _say_image(agent: Mapping[str, Any], reason: str, message: str) -> str:
+    image, text = agent["image"], in_one_line(message)
     if reason == "ErrImageNeverPull":
         return (
             f"the agent's image {image} is not on the node and may not be pulled; bring it there, or set "
@@ -291,9 +307,12 @@ def _say_image(image: str, reason: str, message: str) -> str:
     if reason == "InvalidImageName":
         return f"{image!r} is no name of an image; correct --agent-image"
     said = f"{reason}: {text}" if text else reason
+    login = "set agent.image_pull_secrets"
+    if _is_ephemeral(agent):  # it is pulled with what the target's pod was made with
+        login = "leave out --ephemeral and set agent.image_pull_secrets"
     return (
         f"the agent's image {image} cannot be pulled ({said}); push it where the cluster can pull it, name that with "
-        f"--agent-image, and set agent.image_pull_secrets if the registry wants a login"
+        f"--agent-image, and {login} if the registry wants a login"
     )
 
 
