@@ -215,8 +215,8 @@ def _check_failures(pod: Object, names: list[str], place: Place) -> None:
     if len(failed) >= _FAILURES:
         raise TargetError(
             f"{len(failed)} agents have failed in pod {place.pod} within an hour, and each stays there as a container, "
-            f"so there is no other; see `kubectl -n {place.namespace} describe pod {place.pod}` for the reasons, or leave "
-            "out --ephemeral, so that the agent has a pod of its own"
+            f"so there is no other; see `kubectl -n {place.namespace} describe pod {place.pod}` for the reasons, or "
+            "leave out --ephemeral, so that the agent has a pod of its own"
         )
 
 
