@@ -252,6 +252,17 @@ def test_a_pod_is_replaced(begin: Begin, alone: Cluster, calls: Calls) -> None:
     calls.wait_for("user")
 
 
+def test_a_pod_is_replaced_that_has_the_agent_in_it(begin: Begin, alone: Cluster) -> None:
+    program = begin("--ephemeral", "--no-incoming")
+    old = alone.pod_of("web")["metadata"]["name"]
+    alone.remove("pod", old)
+    moved = f"pod {old} is being removed: the session goes on in pod web-"
+    wait_until(lambda: any(told.startswith(moved) for told in program.told), WITHIN_S, "the session does not go on")
+    new = alone.pod_of("web")["metadata"]["name"]
+    assert program.ask(HOST_NAME) == new != old
+    assert program.ask(NAME) == "found"
+
+
 def test_a_container_is_replaced(begin: Begin, alone: Cluster, calls: Calls) -> None:
     """The next one has the same network, in which the old agent still is."""
     program = begin("--steal")
