@@ -162,7 +162,8 @@ def name_of(wish: Wish) -> str:
         wish.image,
         settings.is_privileged,
         settings.dropped_capabilities,
-        settings.is_ephemeral,
+        # What keeps an ephemeral container from its start cannot be corrected in it: the next one has another name.
+        [settings.image_pull_policy, settings.seccomp_profile] if settings.is_ephemeral else None,
         settings.transport,
     ]
     return "mirror-agent-" + hashlib.sha256(json.dumps(differs).encode()).hexdigest()[:16]

@@ -7,7 +7,7 @@ by a number, which counts those that have ended.
         └─ none, or it has ended ── ask for the next ── watch the pod ───────▶ begin
 
 A session that has lost its agent asks again and again. So that this does not fill the pod there is no other one beside
-one that cannot start (the node goes on trying that), none just after one that has failed, and none after some failures.
+one that cannot start (the node goes on trying that), and none just after one that has failed.
 
 Two versions of the API are there. From Kubernetes 1.22 on the subresource is the pod itself, and the container has
 privileges as any other. Before (and off by default) it is a list of its own, and a `securityContext` is forbidden: what
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,15 +33,8 @@ from mirror.cli.errors import TargetError
 
 _TRIES = 3
 """How often an agent may come to its end just when it is joined."""
-_NAMES_BEGIN = "mirror-agent-"
-"""Those of all agents."""
 _AFTER_A_FAILURE_S = 60.0
 """How long there is no other one like it."""
-_FAILURES = 5
-_FAILURES_WITHIN_S = 3600.0
-"""How many agents may fail in a pod within that time; those that a restart of the target killed are among them."""
-_AT_ONCE_S = 2.0
-"""Who ends sooner than that has failed, whatever the exit status."""
 _OLD_KIND = "EphemeralContainers"
 """Of the subresource before 1.22. It answers a patch of a pod with itself, unchanged."""
 
@@ -95,11 +89,12 @@ async def _start_once(api: Api, wish: Wish, place: Place, tell: Tell) -> Agent |
     pod = await api.get(_path(place))
     _check_same(pod, place)
     names = names_in(pod, wish)
-    is_begun = not names or _is_over(pod, names[-1], wish)
+    is_begun = not names or _is_over(pod, names[-1])
     if is_begun:
         if pod["metadata"].get("deletionTimestamp"):
             raise TargetError(f"pod {place.pod} is being removed; try again")
-        _check_failures(pod, names, place)
+        if names:
+            _check_last(pod, names[-1])
         name = f"{agents.name_of(wish)}-{len(names) + 1}"
         pod = await _ask_for(api, wish, place, name)
         await tell(f"ephemeral container {name} is asked for")
@@ -180,69 +175,29 @@ def _check_same(pod: Object, place: Place) -> None:
         raise TargetError(f"pod {place.pod} has been replaced by another of its name meanwhile; try again")
 
 
-def _is_over(pod: Object, name: str, wish: Wish) -> bool:
-    """Whether nothing is to be expected of the newest one any more."""
-    match _judge(pod, name):
-        case Ended():
-            return True
-        case Refused() if not _terminated(pod, name):
-            # The node tries again, but only ever as it was told.
-            return _container(pod, name).get("imagePullPolicy") not in (None, wish.settings.image_pull_policy)
-        case Refused():
-            return True
-        case _:
-            return False
+def _is_over(pod: Object, name: str) -> bool:
+    """Whether nothing is to be expected of one any more. One that cannot start the node tries again and again."""
+    return isinstance(_judge(pod, name), Ended) or bool(_terminated(pod, name))
 
 
-def _check_failures(pod: Object, names: list[str], place: Place) -> None:
-    """Looks at the agents that are over before there is another one.
-
-    Args:
-        pod: Their pod.
-        names: Those as wished.
-        place: The pod's.
+def _check_last(pod: Object, name: str) -> None:
+    """Looks at the newest one, which is over, before there is another.
 
     Raises:
-        TargetError: There have been too many failures.
+        TargetError: It has failed a moment ago, and was not killed, as it is when its target's container is restarted.
     """
-    if names and isinstance(last := _judge(pod, names[-1]), Refused):
-        terminated = _terminated(pod, names[-1])
-        if not failures.is_killed(terminated) and _is_younger(terminated, _AFTER_A_FAILURE_S):
-            raise TargetError(f"{last.sentence} (there is no other agent within {_AFTER_A_FAILURE_S:.0f} s of that)")
-    all_names = [container["name"] for container in pod["spec"].get("ephemeralContainers") or ()]
-    ours = [name for name in all_names if name.startswith(_NAMES_BEGIN)]
-    failed = [name for name in ours if _has_failed(pod, name)]
-    if len(failed) >= _FAILURES:
-        raise TargetError(
-            f"{len(failed)} agents have failed in pod {place.pod} within an hour, and each stays there as a container, "
-            f"so there is no other; see `kubectl -n {place.namespace} describe pod {place.pod}` for the reasons, or "
-            "leave out --ephemeral, so that the agent has a pod of its own"
-        )
-
-
-def _has_failed(pod: Object, name: str) -> bool:
-    """Whether an agent has done so lately, or never will start."""
-    terminated = _terminated(pod, name)
-    if not terminated:
-        return isinstance(_judge(pod, name), Refused)
-    if not _is_younger(terminated, _FAILURES_WITHIN_S):
-        return False
-    began_at, ended_at = _time(terminated, "startedAt"), _time(terminated, "finishedAt")
-    is_short = began_at is not None and ended_at is not None and ended_at - began_at < _AT_ONCE_S
-    return terminated.get("exitCode") != 0 or is_short
+    last, terminated = _judge(pod, name), _terminated(pod, name)
+    if isinstance(last, Refused) and not failures.is_killed(terminated) and _is_younger(terminated, _AFTER_A_FAILURE_S):
+        raise TargetError(f"{last.sentence} (there is no other agent within {_AFTER_A_FAILURE_S:.0f} s of that)")
 
 
 def _is_younger(terminated: Mapping[str, Any], seconds: float) -> bool:
     """Whether a container has ended no longer ago than that, by this machine's clock."""
-    ended_at = _time(terminated, "finishedAt")
+    if not terminated.get("finishedAt"):
+        return False
+    ended_at = datetime.datetime.fromisoformat(terminated["finishedAt"]).timestamp()
     # If the node's clock is far ahead that is as if it had been long ago: too many agents are better than none.
-    return ended_at is not None and abs(datetime.datetime.now(datetime.UTC).timestamp() - ended_at) < seconds
-
-
-def _time(terminated: Mapping[str, Any], field: str) -> float | None:
-    """In seconds since 1970."""
-    text = terminated.get(field)
-    return datetime.datetime.fromisoformat(text).timestamp() if text else None
+    return abs(time.time() - ended_at) < seconds
 
 
 def _terminated(pod: Object, name: str) -> Mapping[str, Any]:
