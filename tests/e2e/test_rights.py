@@ -20,6 +20,8 @@ from tests.cluster.places import AGENT_IMAGE
 from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
 from tests.e2e.test_inventory import run
 from tests.e2e.test_refusals import refusal
+from tests.e2e.test_traffic import CALL, SERVER, serving
+from tests.e2e.workloads import PORT
 
 USER = "mirror-tester"
 ADMIN = "mirror-administrator"
@@ -102,6 +104,24 @@ def test_they_are_enough(cluster: Cluster, kubeconfig: str, target: str) -> None
         result = cluster.run(target, "sh", "-c", "echo $COLOUR", options=["--kubeconfig", kubeconfig])
     assert result.stdout == "blue\n", result.stderr
     assert result.stderr == ""
+
+
+def test_two_users_at_once(alone: Cluster, tmp_path: Path) -> None:
+    """One agent serves both; the port that the first has taken the second does not get."""
+    first, second = (["--kubeconfig", str(alone.as_user(user, tmp_path)), "--steal"] for user in ("anna", "ben"))
+    with bound(alone, "Role", "anna", RULES, "anna"), bound(alone, "Role", "ben", RULES, "ben"):
+        with serving(alone, *first, target="deployment/web"):
+            joined = alone.run("deployment/web", "sh", "-c", "echo $COLOUR", options=[*second, "-v"])
+            assert joined.stdout == "blue\n"
+            assert "joining the agent" in joined.stderr
+            refused = alone.run("deployment/web", "python3", "-c", SERVER, options=second)
+            assert refused.returncode == 1
+            assert f"port {PORT} of the target is taken by " in refused.stderr
+            assert "Address already in use" in refused.stderr
+            assert alone.run_in_pod(*CALL).splitlines()[0] == "user"
+            assert len(alone.jobs()) == 1
+        with serving(alone, *second, target="deployment/web"):
+            assert alone.run_in_pod(*CALL).splitlines()[0] == "user"
 
 
 def test_without_any(cluster: Cluster, kubeconfig: str) -> None:
