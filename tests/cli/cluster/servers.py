@@ -220,6 +220,10 @@ class Kubelet:
         """A message: channel 0 is data, 1 what went wrong."""
         raise NotImplementedError
 
+    def end_of_data(self) -> bytes:
+        """What ends the data, but not the whole."""
+        raise NotImplementedError
+
     def farewell(self) -> bytes:
         raise NotImplementedError
 
@@ -300,6 +304,9 @@ class WebSocketKubelet(Kubelet):
     def message(self, channel: int, data: bytes) -> bytes:
         return Frame(Opcode.BINARY, bytes([channel]) + data).serialize(mask=False)
 
+    def end_of_data(self) -> bytes:
+        return b""  # is said by the farewell only
+
     def farewell(self) -> bytes:
         return Frame(Opcode.CLOSE, (1000).to_bytes(2, "big")).serialize(mask=False)
 
@@ -342,6 +349,9 @@ class SpdyKubelet(Kubelet):
         return struct.pack("!II", self._streams["error" if channel else "data"], len(data)) + data
 
     def farewell(self) -> bytes:
+        return self.end_of_data() + struct.pack("!II", self._streams["error"], 1 << 24)
+
+    def end_of_data(self) -> bytes:
         return struct.pack("!II", self._streams["data"], 1 << 24)
 
     def take(self, data: bytes) -> tuple[bytes, bytes]:

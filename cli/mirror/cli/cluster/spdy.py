@@ -49,6 +49,9 @@ class Spdy:
     def __init__(self) -> None:
         self.is_ready = False
         """Whether the data stream has been answered."""
+        self._unfinished = {_ERROR_STREAM, _DATA_STREAM}
+        """By the other side. Which of them it finishes first is not certain, so the end of the data alone does not tell
+        whether something went wrong."""
         self._compressor = zlib.compressobj()
         self._pings = -1
         self._frames = memoryview(bytearray(WRITE_BYTES + (WRITE_BYTES // FRAME_BYTES + 1) * _HEAD.size))
@@ -145,11 +148,10 @@ class Spdy:
             if not self._left:
                 received.error += self._error
                 self._error.clear()
-        elif self._stream == _DATA_STREAM:
-            if part:
-                received.data.append(part)
-            if not self._left and self._flags & _FIN:
-                received.ended = True
+        elif self._stream == _DATA_STREAM and part:
+            received.data.append(part)
+        if not self._left and self._flags & _FIN:
+            self._finish(self._stream, received)
 
     def _take_control(self, kind: int, payload: bytes, received: Received) -> None:
         stream = int.from_bytes(payload[:4], "big")
@@ -158,8 +160,14 @@ class Spdy:
                 self.is_ready = True
             case _Kind.PING if stream % 2 == 0:  # one of theirs
                 received.replies += _control(_Kind.PING, payload)
-            case _Kind.RST_STREAM | _Kind.GOAWAY:
+            case _Kind.RST_STREAM:
+                self._finish(stream, received)
+            case _Kind.GOAWAY:
                 received.ended = True
+
+    def _finish(self, stream: int, received: Received) -> None:
+        self._unfinished.discard(stream)
+        received.ended = received.ended or not self._unfinished
 
 
 def _control(kind: int, payload: bytes, flags: int = 0) -> bytes:
