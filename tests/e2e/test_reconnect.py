@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from mirror.cli.cluster.api import Api
 from tests.e2e import workloads
 from tests.e2e.calls import Calls, calling
 from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
@@ -241,14 +243,37 @@ def test_a_proxy_is_killed(begin: Begin, alone: Cluster, calls: Calls) -> None:
     assert program.ask("1 + 1") == "2"
 
 
-def test_a_pod_is_replaced(begin: Begin, alone: Cluster, calls: Calls) -> None:
+def delete(cluster: Cluster, pod: str) -> None:
+    cluster.remove("pod", pod)
+
+
+def evict(cluster: Cluster, pod: str) -> None:
+    path = f"/api/v1/namespaces/{cluster.namespace}/pods/{pod}/eviction"
+
+    async def ask(api: Api) -> None:
+        version = int(re.sub(r"\D", "", (await api.get("/version"))["minor"]))
+        kind = {"apiVersion": "policy/v1" if version >= 22 else "policy/v1beta1", "kind": "Eviction"}
+        await api.create(path, {**kind, "metadata": {"name": pod}})
+
+    cluster.ask(ask)
+
+
+def roll_out(cluster: Cluster, _: str) -> None:
+    path = f"/apis/apps/v1/namespaces/{cluster.namespace}/deployments/web"
+    change = {"spec": {"template": {"metadata": {"annotations": {"mirror-e2e/release": "next"}}}}}
+    cluster.ask(lambda api: api.patch(path, change))
+
+
+@pytest.mark.parametrize("replace", [delete, evict, roll_out])
+def test_a_pod_is_replaced(begin: Begin, alone: Cluster, calls: Calls, replace: Callable[[Cluster, str], None]) -> None:
     program = begin("--steal")
     calls.wait_for("user")
     old = alone.pod_of("web")["metadata"]["name"]
-    alone.remove("pod", old)
+    replace(alone, old)
     program.wait_told(f"pod {old} is being removed: the session goes on in pod web-")
-    new = alone.pod_of("web")["metadata"]["name"]
-    assert program.ask(HOST_NAME) == new != old
+    new = program.ask(HOST_NAME)
+    assert new != old
+    assert (alone.get("pod", new) or {})["metadata"]["labels"]["app"] == "web"
     calls.wait_for("user")
 
 
