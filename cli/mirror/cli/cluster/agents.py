@@ -332,12 +332,24 @@ async def start(api: Api, wish: Wish, tell: Tell) -> Agent:
         MirrorError: There will be none; the sentence says why.
     """
     try:
-        for _ in range(_TRIES):
-            agent = await _start_once(api, wish, tell)
-            if agent is not None:
-                return agent
+        return await until_joined(lambda: _start_once(api, wish, tell))
     except ApiError as error:
         raise TargetError(failures.explain(error, "start an agent", wish.namespace)) from None
+
+
+async def until_joined(start_once: Callable[[], Awaitable[Agent | None]]) -> Agent:
+    """An agent, after some tries.
+
+    Args:
+        start_once: One try; its result is None if the agent ended meanwhile.
+
+    Raises:
+        TargetError: Each did.
+    """
+    for _ in range(_TRIES):
+        agent = await start_once()
+        if agent is not None:
+            return agent
     raise TargetError("each agent that was there ended before it could be joined; try again")
 
 

@@ -31,8 +31,6 @@ from mirror.cli.cluster.failures import Ended, Refused, Running, Waiting
 from mirror.cli.cluster.targets import Place
 from mirror.cli.errors import TargetError
 
-_TRIES = 3
-"""How often an agent may come to its end just when it is joined."""
 _AFTER_A_FAILURE_S = 60.0
 """How long there is no other one like it."""
 _OLD_KIND = "EphemeralContainers"
@@ -73,15 +71,12 @@ async def start(api: Api, wish: Wish, tell: Tell) -> Agent:
     Raises:
         MirrorError: There will be none; the sentence says why.
     """
-    assert wish.place is not None
+    place = wish.place
+    assert place is not None
     try:
-        for _ in range(_TRIES):
-            agent = await _start_once(api, wish, wish.place, tell)
-            if agent is not None:
-                return agent
+        return await agents.until_joined(lambda: _start_once(api, wish, place, tell))
     except ApiError as error:
-        raise TargetError(_explain(error, wish.place)) from None
-    raise TargetError("each agent that was there ended before it could be joined; try again")
+        raise TargetError(_explain(error, place)) from None
 
 
 async def _start_once(api: Api, wish: Wish, place: Place, tell: Tell) -> Agent | None:

@@ -15,6 +15,10 @@ Tell = Callable[[str], Awaitable[None]]
 """Shows the user a step of the start."""
 
 
+async def tell_nobody(_: str) -> None:
+    """The program runs already, and what it shows is its own: a `Tell`."""
+
+
 class Agent(Protocol):
     """An agent of one session.
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import trio
 
 from mirror.cli.errors import MirrorError, TargetError
-from mirror.cli.proxy.agent import Agent
+from mirror.cli.proxy.agent import Agent, tell_nobody
 from mirror.cli.proxy.introduction import Hear
 from mirror.cli.proxy.session import Session
 from mirror.cli.proxy.uplink import LONGEST_PAUSE_S, Uplink
@@ -140,7 +140,7 @@ class _Replica:
     async def _begin(self) -> None:
         while True:
             try:
-                await self._uplink.begin(_tell_nobody)
+                await self._uplink.begin(tell_nobody)
             except MirrorError as error:
                 if not error.is_passing:
                     raise
@@ -185,7 +185,3 @@ class _Replica:
             except RequestFailed as error:
                 self.refused.add(wanted.port)
                 self._session.tell_user(f"what comes to port {wanted.port} of {self._agent.name} stays there: {error}")
-
-
-async def _tell_nobody(_: str) -> None:
-    """The program runs already, and what it shows is its own."""

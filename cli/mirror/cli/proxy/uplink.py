@@ -27,7 +27,7 @@ from typing import TypeVar, overload
 import trio
 
 from mirror.cli.errors import MirrorError, TargetError
-from mirror.cli.proxy.agent import Agent, Tell
+from mirror.cli.proxy.agent import Agent, Tell, tell_nobody
 from mirror.cli.proxy.introduction import WITHIN_S, Hear, introduce
 from mirror.cli.proxy.session import Session
 from mirror.protocol.connection import ConnectionLost
@@ -181,7 +181,7 @@ class Uplink:
             await self._pause()
         while True:
             try:
-                return await self._introduce(_tell_nobody, within_s=_ANSWERS_WITHIN_S)
+                return await self._introduce(tell_nobody, within_s=_ANSWERS_WITHIN_S)
             except MirrorError as error:
                 self._agent.begin_again(error)
                 if trio.current_time() - began_at > QUIET_S and error.sentence not in told:
@@ -247,7 +247,3 @@ class Uplink:
 
     def _tell(self, sentence: str, *, again: bool = True) -> None:
         self._session.tell_user(sentence, again=again)
-
-
-async def _tell_nobody(_: str) -> None:
-    """The program runs already, and what it shows is its own."""
