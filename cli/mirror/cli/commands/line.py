@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
@@ -37,13 +39,18 @@ def run(arguments: list[str], proxy: Proxy | None, began_at: float) -> int:
         MirrorError: It could not be done.
     """
     try:
-        status = mirror.main(arguments, prog_name="mirror", standalone_mode=False, obj=(proxy, began_at))
+        status = mirror.main(arguments, prog_name=_name(), standalone_mode=False, obj=(proxy, began_at))
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort:
         return EXIT_FAILED
     return status if isinstance(status, int) else 0  # of `Context.exit`
+
+
+def _name() -> str:
+    """What the user typed: kubectl runs `kubectl-mirror` for `kubectl mirror`."""
+    return "kubectl mirror" if os.path.basename(sys.argv[0]) == "kubectl-mirror" else "mirror"
 
 
 def _print_version(context: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
