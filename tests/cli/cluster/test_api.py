@@ -189,10 +189,12 @@ async def test_something_else_than_an_api_server(answer: Answer) -> None:
 class Renewing:
     """Credentials of which each is the next number."""
 
+    certificate = b""
+
     def __init__(self) -> None:
         self.number = 1
 
-    async def header(self, rejected: str | None = None) -> str | None:
+    async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
         if rejected == f"Bearer {self.number}":
             self.number += 1
         return f"Bearer {self.number}"
@@ -357,6 +359,43 @@ async def test_tls_with_a_client_certificate() -> None:
             assert (await api.get("/a"))["path"] == "/a"
             assert (await api.get("/b"))["path"] == "/b"
         assert [(asked.certificate, asked.connection) for asked in server.asked] == [("me", 1), ("me", 1)]
+
+
+async def test_a_rejected_client_certificate_is_renewed_once() -> None:
+    """By another connection: they keep what they were made with."""
+    authority = trustme.CA()
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(theirs)
+    authority.issue_cert("api.example").configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+
+    class Certificates:
+        certificate = b"none"
+
+        async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
+            if certificate == self.certificate or self.certificate == b"none":
+                self.certificate = b"second" if certificate else b"first"
+                authority.issue_cert("me@example", common_name=self.certificate.decode()).configure_cert(ours)
+            return None
+
+    async def handler(asked: Asked) -> Answer:
+        return Answer(content={}) if asked.certificate == accepted else failure(401, "Unauthorized", "Unauthorized")
+
+    accepted = "first"
+    async with (
+        http_server(handler, tls=theirs) as server,
+        open_api(access_to(server.url, tls=ours, server_name="api.example", credentials=Certificates())) as api,
+    ):
+        await api.get("/a")
+        accepted = "second"
+        await api.get("/b")
+        accepted = "third"
+        with pytest.raises(ApiError, match="401 Unauthorized"):
+            await api.get("/c")
+    told = [(asked.path, asked.certificate, asked.connection) for asked in server.asked]
+    assert told == [("/a", "first", 1), ("/b", "first", 1), ("/b", "second", 2), ("/c", "second", 2)]
 
 
 # --- watching ---------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pty
 import ssl
 import subprocess
 import sys
@@ -139,7 +140,7 @@ async def test_a_rejected_token_is_asked_for_again_once(program: Script, tmp_pat
     assert len(runs(tmp_path)) == 2
 
 
-async def test_a_plugin_that_gives_a_certificate(program: Script) -> None:
+async def test_a_plugin_that_gives_a_certificate(program: Script, tmp_path: Path) -> None:
     authority = trustme.CA()
     mine = authority.issue_cert("me@example")
     status = {
@@ -152,7 +153,14 @@ async def test_a_plugin_that_gives_a_certificate(program: Script) -> None:
     authority.issue_cert("api").configure_cert(server_side)
     tls = ssl.create_default_context()
     authority.configure_trust(tls)
-    assert await of(program(status), tls=tls).header() is None
+    credentials = of(program(status), tls=tls)
+    assert await credentials.header() is None
+    assert await credentials.header() is None
+    assert len(runs(tmp_path)) == 1
+    await credentials.header(certificate=status["clientCertificateData"].encode())
+    assert len(runs(tmp_path)) == 2, "that one was rejected"
+    await credentials.header(certificate=b"of before")
+    assert len(runs(tmp_path)) == 2, "there is another already"
     ours, theirs = trio.testing.memory_stream_pair()
     client = trio.SSLStream(ours, tls, server_hostname="api")
     server = trio.SSLStream(theirs, server_side, server_side=True)
@@ -160,6 +168,14 @@ async def test_a_plugin_that_gives_a_certificate(program: Script) -> None:
         nursery.start_soon(client.do_handshake)
         nursery.start_soon(server.do_handshake)
     assert server.getpeercert()["subjectAltName"] == (("email", "me@example"),)
+
+
+async def test_a_plugin_runs_where_the_user_is(program: Script, tmp_path: Path) -> None:
+    context = Context(
+        name="shop", namespace="default", cluster={"server": "https://api"}, user=program({"token": "abc"}), files=()
+    )
+    await credentials_of(context, {"PATH": "/usr/bin:/bin"}, None, str(tmp_path)).header()
+    assert runs(tmp_path)[0][2] == str(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +200,17 @@ async def test_a_plugin_that_fails(program: Script, status: Any, code: str, expe
     assert expected in caught.value.sentence
     assert "'shop'" in caught.value.sentence
     assert "\n" not in caught.value.sentence
+
+
+async def test_a_plugin_that_fails_on_a_terminal(program: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes goes there, where it may ask for something too."""
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen, open(theirs, "w") as terminal:
+        for name in ("stdin", "stdout", "stderr"):
+            monkeypatch.setattr(sys, name, terminal)
+        with pytest.raises(AccessError, match="failed: what it says is above; log in again"):
+            await of(program(None, "sys.exit('please log in')")).header()
+        assert screen.read(100) == b"please log in\r\n"
 
 
 async def test_a_broken_certificate_from_a_plugin(program: Script) -> None:

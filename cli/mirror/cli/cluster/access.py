@@ -52,7 +52,11 @@ class Access:
 
 
 async def find_access(
-    variables: Mapping[str, str], *, kubeconfig: str | None = None, context: str | None = None
+    variables: Mapping[str, str],
+    *,
+    kubeconfig: str | None = None,
+    context: str | None = None,
+    folder: str | None = None,
 ) -> Access:
     """The cluster that the user means. Starts no program and asks nobody: that happens with the first request.
 
@@ -60,23 +64,26 @@ async def find_access(
         variables: The user's environment: KUBECONFIG, HOME, HTTPS_PROXY, NO_PROXY, and what a plugin gets.
         kubeconfig: The one file to read instead of those in KUBECONFIG or `~/.kube/config`.
         context: The context to use instead of the current one.
+        folder: The user's working directory, where it is not that of this process.
 
     Raises:
         AccessError: A MirrorError: no kubeconfig, nothing usable in it, no such context.
     """
-    return await trio.to_thread.run_sync(_find, variables, kubeconfig, context, SERVICE_ACCOUNT)
+    return await trio.to_thread.run_sync(_find, variables, kubeconfig, context, folder, SERVICE_ACCOUNT)
 
 
-def _find(variables: Mapping[str, str], kubeconfig: str | None, name: str | None, service_account: Path) -> Access:
+def _find(
+    variables: Mapping[str, str], kubeconfig: str | None, name: str | None, folder: str | None, service_account: Path
+) -> Access:
     files = files_of(variables, kubeconfig)
     if files:
-        return _of_context(read(files, name), variables)
+        return _of_context(read(files, name), variables, folder)
     if variables.get("KUBERNETES_SERVICE_HOST") and (service_account / "token").exists():
         return _of_service_account(variables, service_account)
     raise no_files(variables)
 
 
-def _of_context(context: Context, variables: Mapping[str, str]) -> Access:
+def _of_context(context: Context, variables: Mapping[str, str], folder: str | None) -> Access:
     server = str(context.cluster["server"])
     if "://" not in server:
         server = f"http://{server}"  # as kubectl takes it
@@ -91,7 +98,7 @@ def _of_context(context: Context, variables: Mapping[str, str]) -> Access:
         server=server,
         namespace=context.namespace,
         context=context.name,
-        credentials=credentials_of(context, variables, tls),
+        credentials=credentials_of(context, variables, tls, folder),
         tls=tls,
         server_name=context.cluster.get("tls-server-name"),
         proxy=proxy_for(server, variables, context.cluster),

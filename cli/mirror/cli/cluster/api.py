@@ -110,6 +110,7 @@ class Api:
     def __init__(self, access: Access, pool: httpcore.AsyncConnectionPool) -> None:
         self.access = access
         self._pool = pool
+        self._certificate = access.credentials.certificate
 
     async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
         """One object."""
@@ -305,11 +306,13 @@ class Api:
 
         With `endless` it may take as long as it likes to go on.
         """
-        authorization = await self.access.credentials.header()
+        credentials = self.access.credentials
+        authorization = await credentials.header()
+        certificate = credentials.certificate
         response = await self._send_as(authorization, method, path, parameters, headers, data, endless)
         if response.status == 401:
-            renewed = await self.access.credentials.header(rejected=authorization)
-            if renewed != authorization:
+            renewed = await credentials.header(rejected=authorization, certificate=certificate)
+            if (renewed, credentials.certificate) != (authorization, certificate):
                 await self._read(response)
                 return await self._send_as(renewed, method, path, parameters, headers, data, endless)
         return response
@@ -324,6 +327,9 @@ class Api:
         data: bytes,
         endless: bool,
     ) -> httpcore.Response:
+        if self.access.credentials.certificate != self._certificate:
+            await self.drop_idle()  # they go by the one that they were made with
+            self._certificate = self.access.credentials.certificate
         server = urlsplit(self.access.server)
         target = quote(server.path.rstrip("/") + path, safe="/:~%")
         if parameters:

@@ -34,13 +34,21 @@ EXPIRY_MARGIN = datetime.timedelta(seconds=10)
 
 
 class Credentials(Protocol):
-    """Where the header comes from."""
+    """Where the header comes from.
 
-    async def header(self, rejected: str | None = None) -> str | None:
+    Attributes:
+        certificate: What new connections prove the user by besides, in PEM, where `header` has renewed that; else
+            empty.
+    """
+
+    certificate: bytes
+
+    async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
         """The value of Authorization; None: none is sent.
 
         Args:
             rejected: What the server did not accept: not this one again, if there is a way to another.
+            certificate: The one that went with it.
 
         Raises:
             AccessError: There is none to be had.
@@ -51,10 +59,12 @@ class Credentials(Protocol):
 class Fixed:
     """What stands in kubeconfig; None: only a certificate says who the user is, or nothing does."""
 
+    certificate = b""
+
     def __init__(self, value: str | None) -> None:
         self._value = value
 
-    async def header(self, rejected: str | None = None) -> str | None:
+    async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
         """See Credentials."""
         return self._value
 
@@ -62,12 +72,14 @@ class Fixed:
 class TokenFile:
     """A file with a token that is renewed by others, as service accounts have it."""
 
+    certificate = b""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._value = ""
         self._read_at = -TOKEN_FILE_S
 
-    async def header(self, rejected: str | None = None) -> str | None:
+    async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
         """See Credentials."""
         if rejected == self._value or time.monotonic() - self._read_at >= TOKEN_FILE_S:
             try:
@@ -86,20 +98,26 @@ class Plugin:
     Its protocol: https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
     """
 
-    def __init__(self, context: Context, variables: Mapping[str, str], tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, context: Context, variables: Mapping[str, str], tls: ssl.SSLContext | None, folder: str | None
+    ) -> None:
         self._context = context
         self._exec: Section = context.user["exec"]
         self._variables = variables
         self._tls = tls
+        self._folder = folder
         self._lock = trio.Lock()
         self._value: str | None = None
+        self.certificate = b""
         self._expires: datetime.datetime | None = None
         self._has_run = False
 
-    async def header(self, rejected: str | None = None) -> str | None:
+    async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
         """See Credentials. Several tasks that need another one at the same time start the program once."""
         async with self._lock:
-            if not self._has_run or rejected == self._value or _is_over(self._expires):
+            given = rejected or certificate
+            is_rejected = given and (rejected, certificate) == (self._value, self.certificate)
+            if not self._has_run or is_rejected or _is_over(self._expires):
                 self._take(await trio.to_thread.run_sync(self._run, abandon_on_cancel=True))
                 self._has_run = True
             return self._value
@@ -109,7 +127,7 @@ class Plugin:
         command = self._exec.get("command", "")
         cluster = {key: value for key, value in self._context.cluster.items() if key != "proxy-url"}
         try:
-            plugin = exec_provider.ExecProvider(_Node(self._exec), None, _ClusterNode(cluster))
+            plugin = exec_provider.ExecProvider(_Node(self._exec), self._folder, _ClusterNode(cluster))
             named = {item["name"]: item["value"] for item in self._exec.get("env") or ()}
             plugin.env = {**self._variables, **named}
             status = plugin.run()
@@ -124,9 +142,11 @@ class Plugin:
                 f"the context {self._context.name!r} logs in by the program {command!r}, which cannot be run: "
                 f"{error.strerror}; correct its permissions"
             ) from None
-        except (exec_provider.ConfigException, KeyError, TypeError) as error:
+        except (exec_provider.ConfigException, KeyError, TypeError, AttributeError) as error:
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
             said = lines[-1].removeprefix("exec: ") if lines else "it says nothing"
+            if isinstance(error, AttributeError):  # the client looks for what went to the terminal instead
+                said = "what it says is above"
             raise AccessError(
                 f"the program {command!r}, by which the context {self._context.name!r} logs in, failed: {said}; "
                 "log in again, and see that `kubectl get pods` works here"
@@ -144,9 +164,9 @@ class Plugin:
             text = status.get("expirationTimestamp")
             self._expires = datetime.datetime.fromisoformat(text) if text else None
             if status.get("clientCertificateData") and self._tls:
-                load_certificate(
-                    self._tls, status["clientCertificateData"].encode(), status.get("clientKeyData", "").encode()
-                )
+                certificate = status["clientCertificateData"].encode()
+                load_certificate(self._tls, certificate, status.get("clientKeyData", "").encode())
+                self.certificate = certificate
         except (ValueError, TypeError, AttributeError, ssl.SSLError):
             raise AccessError(
                 f"the program {self._exec['command']!r}, by which the context {self._context.name!r} logs in, gave "
@@ -157,13 +177,15 @@ class Plugin:
 class Provider:
     """What the official client knows how to get (`auth-provider` in kubeconfig), which also writes it back there."""
 
+    certificate = b""
+
     def __init__(self, context: Context) -> None:
         self._context = context
         self._lock = trio.Lock()
         self._configuration: Any = None
         self._value: str | None = None
 
-    async def header(self, rejected: str | None = None) -> str | None:
+    async def header(self, rejected: str | None = None, *, certificate: bytes = b"") -> str | None:
         """See Credentials. The client renews it by its expiry; a rejected one that has not expired stays."""
         async with self._lock:
             self._value = await trio.to_thread.run_sync(self._ask, rejected is not None, abandon_on_cancel=True)
@@ -195,13 +217,16 @@ class Provider:
         return str(value)
 
 
-def credentials_of(context: Context, variables: Mapping[str, str], tls: ssl.SSLContext | None) -> Credentials:
+def credentials_of(
+    context: Context, variables: Mapping[str, str], tls: ssl.SSLContext | None, folder: str | None = None
+) -> Credentials:
     """What a context's user section says, in kubectl's order.
 
     Args:
         context: As read.
         variables: What a plugin gets as its environment.
         tls: Where a plugin's certificate goes.
+        folder: Where a plugin runs; None: in this process's working directory.
     """
     user = context.user
     if user.get("tokenFile"):
@@ -212,7 +237,7 @@ def credentials_of(context: Context, variables: Mapping[str, str], tls: ssl.SSLC
         pair = f"{user['username']}:{user.get('password', '')}"
         return Fixed(f"Basic {base64.b64encode(pair.encode()).decode()}")
     if user.get("exec"):
-        return Plugin(context, variables, tls)
+        return Plugin(context, variables, tls, folder)
     if user.get("auth-provider"):
         return Provider(context)
     return Fixed(None)

@@ -136,6 +136,7 @@ class ClusterAgent:
             variables,
             kubeconfig=os.path.join(folder, chosen) if chosen else None,
             context=self._settings.context or None,
+            folder=folder,
         )
         return await self._stack.enter_async_context(open_api(access))
 
