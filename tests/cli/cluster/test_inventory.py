@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import trio
 
 from mirror.cli.cluster import inventory
 from mirror.cli.cluster.api import ApiError, Object
@@ -37,6 +38,11 @@ THINGS: dict[str, list[dict[str, Any]]] = {
         {"metadata": {"name": "web"}, "spec": {"selector": {"app": "web"}}},
         {"metadata": {"name": "outside"}, "spec": {"externalName": "example.org"}},
     ],
+    "rollout": [
+        {"metadata": {"name": "borrows"}, "spec": {"workloadRef": {"kind": "Deployment", "name": "web"}}},
+        {"metadata": {"name": "wrong"}, "spec": {"workloadRef": {"kind": "Deployment", "name": "nothing"}}},
+        workload("own", {"job": "night-1"}),
+    ],
 }
 
 
@@ -44,6 +50,9 @@ def test_what_may_be_a_target() -> None:
     assert inventory.rows_of(THINGS) == [
         TargetRow("deployment/idle", 0, 0, ()),
         TargetRow("deployment/web", 1, 2, ("app", "proxy")),
+        TargetRow("rollout/borrows", 1, 2, ("app", "proxy")),
+        TargetRow("rollout/own", 1, 1, ("app",)),
+        TargetRow("rollout/wrong", 0, 0, ()),
         TargetRow("cronjob/nightly", 1, 1, ("app",)),
         TargetRow("service/web", 1, 2, ("app", "proxy")),
         TargetRow("pod/night-1-x", 1, 1, ("app",)),
@@ -74,6 +83,22 @@ class Forbidding(StoredApi):
         if path.endswith(("/services", "/jobs")):
             raise ApiError(403, "Forbidden", "no")
         return await super().list(path, parameters)
+
+
+async def test_the_first_failure_is_the_last() -> None:
+    """A program that hands out credentials would be run again for each kind."""
+
+    class Failing(StoredApi):
+        lists = 0
+
+        async def list(self, path: str, parameters: Mapping[str, str] | None = None) -> list[Object]:
+            self.lists += 1
+            if self.lists > 1:
+                await trio.sleep_forever()
+            raise MirrorError("the login is over")
+
+    with pytest.raises(MirrorError, match="the login is over"), trio.fail_after(60):
+        await inventory.list_targets(Failing({}), "shop")
 
 
 async def test_what_may_not_be_listed_is_named() -> None:

@@ -82,7 +82,7 @@ def rows_of(things: Mapping[str, Sequence[Object]]) -> list[TargetRow]:
             is_made = bool(thing["metadata"].get("ownerReferences"))
             if is_agent(thing) or (is_made and kind in ("replicaset", "job")):
                 continue
-            members = _members(kind, thing, pods, things.get("job", ()))
+            members = _members(kind, thing, pods, things)
             if members is None or (kind == "pod" and thing not in pods):
                 continue
             containers = dict.fromkeys(each["name"] for pod in members for each in pod["spec"]["containers"])
@@ -91,19 +91,23 @@ def rows_of(things: Mapping[str, Sequence[Object]]) -> list[TargetRow]:
     return rows
 
 
-def _members(kind: str, thing: Object, pods: Sequence[Object], jobs: Sequence[Object]) -> list[Object] | None:
+def _members(
+    kind: str, thing: Object, pods: Sequence[Object], things: Mapping[str, Sequence[Object]]
+) -> list[Object] | None:
     """The pods of an object; None: it can have none."""
     if kind == "pod":
         return [thing]
     if kind == "cronjob":
         uid = thing["metadata"]["uid"]
-        owned = [job for job in jobs if uid in _owners(job)]
+        owned = [job for job in things.get("job", ()) if uid in _owners(job)]
         return [pod for job in owned for pod in pods if selects(job["spec"]["selector"], pod)]
     selector = thing["spec"].get("selector")
     if kind == "service":
         selector = {"matchLabels": selector} if selector else None
     if kind == "rollout" and not selector:
-        return []  # it borrows those of a Deployment
+        borrowed = (thing["spec"].get("workloadRef") or {}).get("name")
+        workloads = [each for each in things.get("deployment", ()) if each["metadata"]["name"] == borrowed]
+        return _members("deployment", workloads[0], pods, things) if workloads else []
     return None if not selector else [pod for pod in pods if selects(selector, pod)]
 
 
@@ -155,7 +159,7 @@ async def list_targets(api: Api, namespace: str) -> tuple[list[TargetRow], list[
 
 
 async def _all(ask: Any, kinds: Sequence[Kind]) -> None:
-    """Asks side by side; an error comes out as it is, not in a group."""
+    """Asks side by side, until the first error, which comes out as it is, not in a group."""
     failed: list[Exception] = []
 
     async def attempt(kind: Kind) -> None:
@@ -163,6 +167,7 @@ async def _all(ask: Any, kinds: Sequence[Kind]) -> None:
             await ask(kind)
         except Exception as error:
             failed.append(error)
+            nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         for kind in kinds:
