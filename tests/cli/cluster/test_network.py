@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import select
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -19,6 +16,7 @@ from mirror.cli.cluster import network
 from mirror.cli.cluster.api import Unreachable, open_api
 from mirror.cli.cluster.portforward import open_port
 from mirror.cli.proxy.ports import free_port
+from tests.cli.cluster.proxy import proxy
 from tests.cli.cluster.servers import Answer, Asked, access_to, echo, forward, http_server, tcp_server
 
 
@@ -125,76 +123,6 @@ async def test_a_connection_closed_at_once() -> None:
 
 
 # --- proxies ----------------------------------------------------------------------------------------------
-
-
-class Proxy:
-    """Leads wherever it is asked to, HTTP by CONNECT and SOCKS 5, and remembers what it was asked."""
-
-    def __init__(self, user: str = "") -> None:
-        self.asked: list[str] = []
-        self._user = user
-
-    async def http(self, stream: trio.abc.Stream) -> None:
-        head = b""
-        while b"\r\n\r\n" not in head:
-            head += await stream.receive_some(1)
-        first, *lines = head.decode().splitlines()
-        self.asked.append(first)
-        expected = f"Basic {base64.b64encode(self._user.encode()).decode()}"
-        given = [line.partition(": ")[2] for line in lines if line.lower().startswith("proxy-authorization:")]
-        if self._user and given != [expected]:
-            await stream.send_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-            return
-        host, _, port = first.split()[1].rpartition(":")
-        await self._lead(stream, host, int(port), b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 502 Bad Gateway\r\n\r\n")
-
-    async def socks(self, stream: trio.abc.Stream) -> None:
-        count = (await stream.receive_some(2))[1]
-        await stream.receive_some(count)
-        await stream.send_all(b"\x05\x00")
-        head = await stream.receive_some(4)
-        if head[3] == 3:
-            host = bytes(await stream.receive_some((await stream.receive_some(1))[0])).decode()
-        else:
-            host = socket.inet_ntoa(await stream.receive_some(4))
-        port = int.from_bytes(await stream.receive_some(2), "big")
-        self.asked.append(f"{host}:{port}")
-        rest = b"\x00\x01\x00\x00\x00\x00\x00\x00"
-        await self._lead(stream, host, port, b"\x05\x00" + rest, b"\x05\x05" + rest)
-
-    async def _lead(self, stream: trio.abc.Stream, host: str, port: int, success: bytes, refusal: bytes) -> None:
-        try:
-            server = await trio.open_tcp_stream(host, port)
-        except OSError:
-            await stream.send_all(refusal)
-            return
-        await stream.send_all(success)
-        async with server, trio.open_nursery() as nursery:
-
-            async def copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
-                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    while data := await source.receive_some(65536):
-                        await sink.send_all(data)
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(copy, stream, server)
-            nursery.start_soon(copy, server, stream)
-
-
-@asynccontextmanager
-async def proxy(scheme: str, user: str = "", tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Proxy, str]]:
-    it = Proxy(user)
-
-    async def serve(stream: trio.SocketStream) -> None:
-        if tls is None:
-            await (it.socks if scheme == "socks5" else it.http)(stream)
-            return
-        secure = trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
-        with suppress(trio.BrokenResourceError):
-            await it.http(secure)
-
-    async with tcp_server(serve) as port:
-        yield it, f"{scheme}://{user + '@' if user else ''}127.0.0.1:{port}"
 
 
 @pytest.mark.parametrize("scheme", ["http", "socks5", "https"])
