@@ -333,12 +333,12 @@ class Cluster:
                 found.append(pid)
         return found
 
-    def as_user(self, name: str, folder: Path) -> Path:
-        """A kubeconfig for this cluster of a user without any right."""
+    def as_user(self, name: str, folder: Path, *groups: str) -> Path:
+        """A kubeconfig for this cluster of a user without any right but those of some groups."""
         content = yaml.safe_load(self.kubeconfig.read_text())
         current = next(each for each in content["contexts"] if each["name"] == content["current-context"])
         user = next(each for each in content["users"] if each["name"] == current["context"]["user"])
-        user["user"]["as"] = name
+        user["user"] |= {"as": name, "as-groups": list(groups)}
         path = folder / f"kubeconfig-{name}"
         path.write_text(yaml.safe_dump(content))
         path.chmod(0o600)

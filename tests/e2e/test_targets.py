@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 
 from tests.e2e import workloads
 from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
+from tests.e2e.test_inventory import run
+from tests.e2e.test_refusals import refusal
 
 
 def pod_seen(cluster: Cluster, target: str, *options: str) -> str:
@@ -22,23 +26,146 @@ def pod_seen(cluster: Cluster, target: str, *options: str) -> str:
     [
         ("deployment/web", "web"),
         ("deploy/web", "web"),
+        ("deployment.apps/web", "web"),
         ("service/web", "web"),
+        ("svc/web", "web"),
+        ("label/app=web", "web"),
+        ("label/app=web,tier!=x", "web"),
+        ("label/app in (web, nothing),!tier", "web"),
+        ("label/app in (web, db),app!=web", "db"),
         ("statefulset/db", "db"),
+        ("sts/db", "db"),
+        ("pod/db-0", "db"),
+        ("po/db-0", "db"),
         ("daemonset/logs", "logs"),
+        ("ds/logs", "logs"),
         ("replicaset/rs", "rs"),
+        ("rs/rs", "rs"),
         ("job/load", "load"),
         ("cronjob/nightly", "nightly"),
-        ("label/app=web", "web"),
-        ("pod/db-0", "db"),
+        ("cj/nightly", "nightly"),
     ],
 )
 def test_kinds(cluster: Cluster, target: str, app: str) -> None:
     assert pod_seen(cluster, target) == cluster.pod_of(app)["metadata"]["name"]
 
 
+# --- a choice of pods -------------------------------------------------------------------------------------
+
+
 @pytest.fixture
-def rollout(cluster: Cluster) -> Iterator[str]:
-    """A Rollout; their kind too, where the cluster has none."""
+def newest_job(cluster: Cluster) -> Iterator[str]:
+    """Another job of the cronjob; which one it is, its pod's label `app` says."""
+    owner = cluster.get("cronjob", "nightly")
+    assert owner is not None
+    cluster.apply(workloads.job_of(owner, "nightly-0", "nightly-last"))
+    try:
+        cluster.wait_ready("nightly-last")
+        yield "nightly-last"
+    finally:
+        cluster.remove("job", "nightly-0")
+
+
+def test_a_cronjobs_newest_job(cluster: Cluster, newest_job: str) -> None:
+    assert pod_seen(cluster, "cronjob/nightly") == cluster.pod_of(newest_job)["metadata"]["name"]
+
+
+@pytest.fixture
+def pair(cluster: Cluster) -> Iterator[list[str]]:
+    """The two pods of a Deployment, the one first that has been there for longer."""
+    cluster.apply(workloads.PAIR)
+    try:
+        cluster.wait_ready("pair", count=2)
+        pods = [pod["metadata"] for pod in cluster.ready_pods("pair")]
+        yield [pod["name"] for pod in sorted(pods, key=lambda pod: (pod["creationTimestamp"], pod["name"]))]
+    finally:
+        cluster.remove("deployment", "pair")
+
+
+def told(cluster: Cluster, kubeconfig: Path) -> str:
+    """What a user is told of the choice among the pair."""
+    result = cluster.run("deployment/pair", "true", options=["-v", "--kubeconfig", str(kubeconfig)])
+    (line,) = [line for line in result.stderr.splitlines() if "target is" in line]
+    return line.partition(" s  ")[2]
+
+
+def shown(cluster: Cluster, target: str) -> str:
+    """How many of a target's pods are ready, as `mirror ls` has it, in both of its ways."""
+    lines = run(cluster, "ls", "-n", cluster.namespace).stdout.splitlines()
+    table = {words[0]: words[1] for words in map(str.split, lines)}
+    rows = {row["target"]: row for row in json.loads(run(cluster, "ls", "-n", cluster.namespace, "-o", "json").stdout)}
+    row = rows[target]
+    assert table[target] == f"{row['ready']}/{row['pods']}"
+    assert row["available"] is (row["ready"] > 0)
+    return table[target]
+
+
+def test_everybody_gets_the_same_pod_and_only_a_ready_one(cluster: Cluster, pair: list[str], tmp_path: Path) -> None:
+    first, second = pair
+    kubeconfigs = [
+        cluster.as_user("anna", tmp_path, "system:masters"),
+        cluster.as_user("ben", tmp_path, "system:masters"),
+    ]
+    choice = f"target is container app of pod {cluster.namespace}/{{}} on node "
+    for kubeconfig in kubeconfigs:
+        assert told(cluster, kubeconfig).startswith(choice.format(first))
+        assert told(cluster, kubeconfig).endswith(", the first of 2 that are ready")
+    assert shown(cluster, "deployment/pair") == "2/2"
+
+    cluster.run_in_container(first, "rm", "/tmp/ready")
+    wait_until(lambda: len(cluster.ready_pods("pair")) == 1, WITHIN_S, "the pod is still ready")
+    for kubeconfig in kubeconfigs:
+        assert told(cluster, kubeconfig).startswith(choice.format(second))
+    assert "of 2 that are ready" not in told(cluster, kubeconfigs[0])
+    assert shown(cluster, "deployment/pair") == "1/2"
+    assert (shown(cluster, f"pod/{first}"), shown(cluster, f"pod/{second}")) == ("0/1", "1/1")
+
+    cluster.run_in_container(second, "rm", "/tmp/ready")
+    wait_until(lambda: not cluster.ready_pods("pair"), WITHIN_S, "the pod is still ready")
+    sentence = refusal(cluster, "deployment/pair")
+    assert (
+        f"none of the 2 pods of deployment/pair in namespace {cluster.namespace} is ready (container app runs, "
+        in sentence
+    )
+    assert "its readiness probe fails); wait for one, or mend them" in sentence
+    assert shown(cluster, "deployment/pair") == "0/2"
+
+
+def test_a_service_that_selects_nothing(cluster: Cluster) -> None:
+    cluster.apply(workloads.BARE_SERVICE)
+    try:
+        assert refusal(cluster, "service/bare") == (
+            f"service/bare in namespace {cluster.namespace} selects no pods (it has no selector); name a pod instead"
+        )
+    finally:
+        cluster.remove("service", "bare")
+
+
+def test_labels_that_no_pod_has(cluster: Cluster) -> None:
+    sentence = refusal(cluster, "label/app=web,tier=x")
+    assert sentence.startswith(f"no pod in namespace {cluster.namespace} has the labels app=web,tier=x; ")
+
+
+def test_labels_that_are_none(cluster: Cluster) -> None:
+    sentence = refusal(cluster, "label/app in web")
+    assert "look for label/app in web" in sentence
+    assert "unable to parse requirement" in sentence
+
+
+# --- rollouts ---------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_without_rollouts(cluster: Cluster) -> None:
+    crd = workloads.ROLLOUT_KIND["metadata"]["name"]
+    # Somebody else's test may just have had it removed.
+    wait_until(lambda: cluster.get("CustomResourceDefinition", crd) is None, WITHIN_S, "the cluster has Rollouts")
+    expected = "this cluster has no rollouts (argoproj.io/v1alpha1); name another kind of target"
+    wait_until(lambda: refusal(cluster, "rollout/web") == expected, WITHIN_S, "another reason is told")
+
+
+@pytest.fixture
+def rollouts(cluster: Cluster) -> Iterator[Sequence[str]]:
+    """Two Rollouts; their kind too, where the cluster has none."""
     crd = workloads.ROLLOUT_KIND["metadata"]["name"]
     is_ours = cluster.get("CustomResourceDefinition", crd) is None
     if is_ours:
@@ -50,17 +177,47 @@ def rollout(cluster: Cluster) -> Iterator[str]:
 
     try:
         wait_until(is_established, WITHIN_S, "the kind Rollout is not there")
-        cluster.apply(workloads.ROLLOUT)
-        yield "rollout/web"
+        cluster.apply(workloads.ROLLOUT, workloads.OWN_ROLLOUT)
+        yield "rollout/web", "rollout/own"
     finally:
         if is_ours:
             cluster.remove("CustomResourceDefinition", crd)
         else:
             cluster.remove("rollout", "web")
+            cluster.remove("rollout", "own")
 
 
-def test_a_rollout_that_borrows_its_pods(cluster: Cluster, rollout: str) -> None:
-    assert pod_seen(cluster, rollout) == cluster.pod_of("web")["metadata"]["name"]
+def test_rollouts(cluster: Cluster, rollouts: Sequence[str]) -> None:
+    """One that borrows its pods, and one that has its own."""
+    borrowing, own = rollouts
+    assert pod_seen(cluster, borrowing) == cluster.pod_of("web")["metadata"]["name"]
+    assert shown(cluster, borrowing) == "1/1"
+    assert pod_seen(cluster, own) == pod_seen(cluster, own.replace("rollout", "ro")) == "db-0"
+    assert shown(cluster, own) == "1/1"
+
+
+# --- containers -------------------------------------------------------------------------------------------
+
+
+def test_the_container(cluster: Cluster) -> None:
+    """It is the one that is named, or that the pod says to be the default."""
+    cluster.apply(workloads.SEVERAL)
+    try:
+        cluster.wait_ready("several")
+        for container, expected in (("", "second"), ("/container/first", "first")):
+            result = cluster.run(f"pod/several{container}", "sh", "-c", "echo $WHO")
+            assert (result.stdout, result.stderr) == (f"{expected}\n", "")
+        assert refusal(cluster, "pod/several/container/prepare") == (
+            "container prepare of pod several does not run (Completed with exit status 0); name one that does"
+        )
+        assert refusal(cluster, "pod/several/container/secnd") == (
+            "pod several has no container secnd (did you mean second?); it has first, second, istio-proxy, prepare"
+        )
+        rows = json.loads(run(cluster, "ls", "-n", cluster.namespace, "-o", "json").stdout)
+        (row,) = [row for row in rows if row["target"] == "pod/several"]
+        assert row["containers"] == ["first", "second", "istio-proxy"]
+    finally:
+        cluster.remove("pod", "several")
 
 
 def test_a_sidecar_is_passed_over(cluster: Cluster) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mirror.cli.cluster.targets import DEFAULT_CONTAINER
 from tests.cluster.places import WORKLOAD_IMAGE
 
 PORT = 8080
@@ -93,9 +94,9 @@ def cronjob() -> dict[str, Any]:
     return _object("CronJob", "nightly", "batch/v1beta1", spec={"schedule": "0 0 29 2 *", "jobTemplate": job})
 
 
-def job_of(owner: dict[str, Any]) -> dict[str, Any]:
-    """What the CronJob's controller would make."""
-    job = _object("Job", "nightly-1", "batch/v1", spec={"template": pod_template("nightly", restartPolicy="Never")})
+def job_of(owner: dict[str, Any], name: str = "nightly-1", app: str = "nightly") -> dict[str, Any]:
+    """What the CronJob's controller would make; its pod's label `app` may be another than that of the first."""
+    job = _object("Job", name, "batch/v1", spec={"template": pod_template(app, restartPolicy="Never")})
     reference = {"apiVersion": owner["apiVersion"], "kind": "CronJob", "name": "nightly", "controller": True}
     job["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"]}]
     return job
@@ -117,6 +118,34 @@ WORKLOADS = (
     cronjob(),
 )
 APPS = ("web", "mesh", "db", "logs", "rs", "load", "nightly")
+
+PAIR = _workload("Deployment", "pair", "sh", "-c", "touch /tmp/ready; exec sleep infinity", replicas=2)
+# A busy machine does not make it unready.
+PAIR["spec"]["template"]["spec"]["containers"][0]["readinessProbe"] = {
+    "exec": {"command": ["test", "-e", "/tmp/ready"]},
+    "periodSeconds": 1,
+    "timeoutSeconds": 60,
+    "failureThreshold": 1,
+}
+SEVERAL = _object(
+    "Pod",
+    "several",
+    spec={
+        "terminationGracePeriodSeconds": 0,
+        "initContainers": [{"name": "prepare", "image": WORKLOAD_IMAGE, "command": ["true"]}],
+        "containers": [
+            {
+                "name": name,
+                "image": WORKLOAD_IMAGE,
+                "command": ["sleep", "infinity"],
+                "env": [{"name": "WHO", "value": name}],
+            }
+            for name in ("first", "second", "istio-proxy")
+        ],
+    },
+)
+SEVERAL["metadata"] |= {"labels": {"app": "several"}, "annotations": {DEFAULT_CONTAINER: "second"}}
+BARE_SERVICE = _object("Service", "bare", spec={"ports": [{"port": 80}]})
 
 SICK = _workload("Deployment", "sick", "sh", "-c", "exit 3")
 # Else it is ready for a moment each time.
@@ -142,5 +171,11 @@ ROLLOUT_KIND = _object(
             }
         ],
     },
+)
+OWN_ROLLOUT = _object(
+    "Rollout",
+    "own",
+    "argoproj.io/v1alpha1",
+    spec={"selector": {"matchLabels": {"app": "db"}}, "template": pod_template("db")},
 )
 ROLLOUT = _object("Rollout", "web", "argoproj.io/v1alpha1", spec={"workloadRef": {"kind": "Deployment", "name": "web"}})

@@ -20,6 +20,9 @@ from mirror.cli.errors import EXIT_USAGE, TargetError
         ("cj/nightly", "cronjob", "nightly", ""),
         ("svc/web", "service", "web", ""),
         ("rollout/web", "rollout", "web", ""),
+        ("deployment.apps/web/container/app", "deployment", "web", "app"),
+        ("job.batch/load", "job", "load", ""),
+        ("rollout.argoproj.io/web", "rollout", "web", ""),
         ("pod/web.example", "pod", "web.example", ""),
         ("pod/container/container/container", "pod", "container", "container"),
         ("label/app=web", "label", "app=web", ""),
@@ -40,7 +43,7 @@ def test_what_is_a_target(target: str, kind: str, name: str, container: str) -> 
     [
         "pod", "pod/", "pod/a/b", "pod/Web", "pod/../secrets", "pod/a?watch=1", "deployment/web/container/",
         "deployment/web/containers/app", "deployment/web/container/a/b", "label/", "label//container/app", "node/a",
-        "web",
+        "web", "deployment.batch/web", "pod.v1/web",
     ],
 )  # fmt: skip
 def test_what_is_none(target: str) -> None:
@@ -50,11 +53,11 @@ def test_what_is_none(target: str) -> None:
     assert "\n" not in caught.value.sentence
 
 
-@pytest.mark.parametrize("target", ["demo", "pid/1", "container/web", "", "pods-of-mine/x"])
+@pytest.mark.parametrize("target", ["demo", "pid/1", "container/web", "", "pods-of-mine/x", "pod.apps/x"])
 def test_other_targets_are_not_of_a_cluster(target: str) -> None:
     assert not reference.is_reference(target)
 
 
 def test_every_name_means_one_kind() -> None:
-    names = [name for kind in reference.KINDS for name in (kind.name, *kind.aliases)]
+    names = [name for kind in reference.KINDS for name in kind.names]
     assert len(names) == len(set(names)) == len(reference.BY_NAME)

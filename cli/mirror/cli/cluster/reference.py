@@ -25,6 +25,13 @@ class Kind:
     paths: tuple[str, ...]
     aliases: tuple[str, ...] = ()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, also with its group, as `kubectl get -o name` writes them."""
+        names = (self.name, *self.aliases)
+        groups = [path.split("/")[2] for path in self.paths[:1] if path.startswith("/apis/")]
+        return (*names, *(f"{name}.{group}" for group in groups for name in names))
+
 
 KINDS = (
     Kind("pod", "pods", ("/api/v1",), ("pods", "po")),
@@ -39,7 +46,7 @@ KINDS = (
     Kind("rollout", "rollouts", ("/apis/argoproj.io/v1alpha1",), ("rollouts", "ro")),
     Kind("label", "pods", ()),
 )
-BY_NAME = {name: kind for kind in KINDS for name in (kind.name, *kind.aliases)}
+BY_NAME = {name: kind for kind in KINDS for name in kind.names}
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
 _CONTAINER = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
