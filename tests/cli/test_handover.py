@@ -23,6 +23,7 @@ ORDER = Order(
         ORDER,
         Progress("target"),
         Progress("beware", is_warning=True),
+        Progress("chosen", stays=True),
         Ready(("A=b", "C=\udcff"), {"MIRROR_SOCKET": "x"}, "/lib.so"),
         Refusal("no", 125),
     ],

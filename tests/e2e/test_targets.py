@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pty
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -230,4 +232,17 @@ def test_a_sidecar_is_passed_over(cluster: Cluster) -> None:
 def test_the_choice_is_told(cluster: Cluster) -> None:
     result = cluster.run("deployment/mesh", "true", options=["-v"])
     pod = cluster.pod_of("mesh")["metadata"]["name"]
-    assert f"target is container app of pod {cluster.namespace}/{pod} on node" in result.stderr
+    choice = f"target is container app of pod {cluster.namespace}/{pod} on node"
+    assert choice in result.stderr
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", buffering=0) as screen:
+        with open(theirs, "wb", buffering=0) as terminal:
+            variables = {**cluster.variables, "TERM": "xterm"}
+            shown = cluster.run("deployment/mesh", "true", capture_output=False, stderr=terminal, env=variables)
+        assert shown.returncode == 0
+        shown_bytes = b""
+        with contextlib.suppress(OSError):  # EIO: nobody is left who could write
+            while chunk := screen.read(1 << 12):
+                shown_bytes += chunk
+    (line,) = filter(None, (line.rpartition("\x1b[K")[2] for line in shown_bytes.decode().split("\r\n")))
+    assert line.startswith(f"mirror: {choice}")

@@ -45,6 +45,8 @@ class Progress:
     text: str
     is_warning: bool = False
     """The user should read it in any case."""
+    stays: bool = False
+    """On a terminal it is still to be read when the program runs."""
 
 
 @dataclasses.dataclass(frozen=True)

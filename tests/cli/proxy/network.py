@@ -18,7 +18,7 @@ from mirror.agent.sockets import make_socket
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.errors import MirrorError
 from mirror.cli.handover import Order
-from mirror.cli.proxy.agent import Tell
+from mirror.cli.proxy.agent import Tell, tell_nobody
 from mirror.cli.proxy.connections import Connections
 from mirror.cli.proxy.incoming import Incoming
 from mirror.cli.proxy.layers import LayerConnection, Process, Reply
@@ -334,10 +334,6 @@ async def open_network(incoming: str = "steal") -> AsyncIterator[Network]:
 def _socket_pair() -> tuple[trio.abc.Stream, trio.abc.Stream]:
     one, other = trio.socket.socketpair()
     return trio.SocketStream(one), trio.SocketStream(other)
-
-
-async def tell_nobody(_: str) -> None:
-    """Nobody reads it."""
 
 
 async def _run(peer: Peer) -> None:

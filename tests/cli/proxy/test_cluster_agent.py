@@ -63,7 +63,7 @@ def ports(monkeypatch: pytest.MonkeyPatch) -> Ports:
     return ports
 
 
-async def tell(_: str) -> None:
+async def tell(text: str, /, *, stays: bool = False) -> None:
     pass
 
 

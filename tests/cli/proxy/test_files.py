@@ -17,6 +17,7 @@ import trio.testing
 
 from mirror.agent import files as agent_files
 from mirror.cli.proxy import contents
+from mirror.cli.proxy.agent import tell_nobody
 from mirror.cli.proxy.files import Files
 from mirror.cli.proxy.layers import LayerConnection, Reply
 from mirror.cli.proxy.uplink import Uplink
@@ -53,7 +54,7 @@ class Bench:
     async def start(self) -> None:
         uplink = Uplink(self.session, self.access, self._hear, self._settle, "wait")  # type: ignore[arg-type]
         self.session.uplink = uplink
-        await uplink.begin(network.tell_nobody)
+        await uplink.begin(tell_nobody)
         self._nursery.start_soon(uplink.keep)
         await self._nursery.start(self.files.run)
 

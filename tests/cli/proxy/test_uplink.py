@@ -12,12 +12,13 @@ from trio.testing import MockClock
 
 from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.proxy import uplink
+from mirror.cli.proxy.agent import tell_nobody
 from mirror.cli.proxy.uplink import Uplink
 from mirror.cli.settings import Settings
 from mirror.protocol.connection import ConnectionLost
 from mirror.protocol.messages import Done, Message, ReadLink, Welcome
 from mirror.protocol.stream import Peer, RequestFailed
-from tests.cli.proxy.network import Access, Session, tell_nobody
+from tests.cli.proxy.network import Access, Session
 
 REQUEST = ReadLink(b"/link")
 SETTINGS = Settings("deployment/web", reconnect_timeout_s=30)

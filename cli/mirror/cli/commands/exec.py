@@ -82,8 +82,10 @@ def _start_session(
         with proxy.link.makefile("rb") as lines:
             for line in lines:
                 match handover.decode(line):
-                    case Progress(text, is_warning):
-                        (report.warn if is_warning else report.progress)(text)
+                    case Progress(text, is_warning=True):
+                        report.warn(text)
+                    case Progress(text, stays=stays):
+                        report.progress(text, stays=stays)
                     case Ready() as ready:
                         return ready
                     case Refusal(sentence, exit_status):
@@ -132,8 +134,8 @@ def _become(found: program.Program, variables: list[bytes]) -> NoReturn:
 class Report:
     """What the user sees while the session starts, on standard error, and never anything on standard output.
 
-    On a terminal one line that is overwritten and in the end removed; with `-v` a line for each step; elsewhere
-    only warnings.
+    On a terminal one line that is overwritten and in the end removed, but for what is to stay; with `-v` a line for
+    each step; elsewhere only warnings.
 
     Args:
         verbose: As for `-v`.
@@ -145,10 +147,12 @@ class Report:
         self._began_at = began_at
         self._is_terminal = not verbose and _is_terminal(2) and os.environ.get("TERM", "dumb") != "dumb"
 
-    def progress(self, text: str) -> None:
+    def progress(self, text: str, *, stays: bool = False) -> None:
         """One step."""
         if self._verbose:
             self._write(f"mirror: {time.monotonic() - self._began_at:6.3f} s  {text}\n")
+        elif self._is_terminal and stays:
+            self.warn(text)
         elif self._is_terminal:
             self._write(f"\r\x1b[Kmirror: {text} ...")
 

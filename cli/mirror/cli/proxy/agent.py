@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -11,11 +11,21 @@ import trio
 from mirror.cli.cluster.probes import Probes
 from mirror.cli.errors import MirrorError
 
-Tell = Callable[[str], Awaitable[None]]
-"""Shows the user a step of the start."""
+
+class Tell(Protocol):
+    """Shows the user a step of the start."""
+
+    async def __call__(self, text: str, /, *, stays: bool = False) -> None:
+        """Shows it.
+
+        Args:
+            text: What is being done.
+            stays: Whether a terminal goes on showing it once the program runs.
+        """
+        ...
 
 
-async def tell_nobody(_: str) -> None:
+async def tell_nobody(text: str, /, *, stays: bool = False) -> None:
     """The program runs already, and what it shows is its own: a `Tell`."""
 
 

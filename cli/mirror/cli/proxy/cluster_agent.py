@@ -147,7 +147,7 @@ class ClusterAgent:
             await tell(f"looking for {named} in namespace {namespace} of {api.access.server}")
             found = await targets.find(api, named, namespace, former=self._place)
             self._place, self._scope = found.place, found.scope
-            await tell(f"target is {found.place} on node {found.place.node}{_say_others(found)}")
+            await tell(f"target is {found.place} on node {found.place.node}{_say_others(found)}", stays=True)
             self.probes = found.place.probes
             self._set_replicas(found.replicas[1:])
         agent = self._settings.agent

@@ -114,9 +114,9 @@ class Session:
         await self._nursery.start(self.layers.follow, Process(self.order.pid))
         self.start(self._end_when_over)
 
-    async def progress(self, text: str) -> None:
-        """Tells `mirror exec` how the start goes."""
-        await self.say(Progress(text))
+    async def progress(self, text: str, /, *, stays: bool = False) -> None:
+        """Tells `mirror exec` how the start goes: an `agent.Tell`."""
+        await self.say(Progress(text, stays=stays))
 
     async def hand_over(self, ready: Ready) -> None:
         """The last word to `mirror exec`."""
