@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pty
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -58,8 +59,11 @@ def test_kinds(cluster: Cluster, target: str, app: str) -> None:
 @pytest.fixture
 def newest_job(cluster: Cluster) -> Iterator[str]:
     """Another job of the cronjob; which one it is, its pod's label `app` says."""
-    owner = cluster.get("cronjob", "nightly")
+    owner, first = cluster.get("cronjob", "nightly"), cluster.get("job", "nightly-1")
     assert owner is not None
+    assert first is not None
+    began = first["metadata"]["creationTimestamp"]  # in whole seconds
+    wait_until(lambda: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) > began, WITHIN_S, "the clocks differ")
     cluster.apply(workloads.job_of(owner, "nightly-0", "nightly-last"))
     try:
         cluster.wait_ready("nightly-last")
@@ -91,7 +95,7 @@ def told(cluster: Cluster, kubeconfig: Path) -> str:
     return line.partition(" s  ")[2]
 
 
-def shown(cluster: Cluster, target: str) -> str:
+def readiness(cluster: Cluster, target: str) -> str:
     """How many of a target's pods are ready, as `mirror ls` has it, in both of its ways."""
     lines = run(cluster, "ls", "-n", cluster.namespace).stdout.splitlines()
     table = {words[0]: words[1] for words in map(str.split, lines)}
@@ -112,15 +116,15 @@ def test_everybody_gets_the_same_pod_and_only_a_ready_one(cluster: Cluster, pair
     for kubeconfig in kubeconfigs:
         assert told(cluster, kubeconfig).startswith(choice.format(first))
         assert told(cluster, kubeconfig).endswith(", the first of 2 that are ready")
-    assert shown(cluster, "deployment/pair") == "2/2"
+    assert readiness(cluster, "deployment/pair") == "2/2"
 
     cluster.run_in_container(first, "rm", "/tmp/ready")
     wait_until(lambda: len(cluster.ready_pods("pair")) == 1, WITHIN_S, "the pod is still ready")
     for kubeconfig in kubeconfigs:
         assert told(cluster, kubeconfig).startswith(choice.format(second))
     assert "of 2 that are ready" not in told(cluster, kubeconfigs[0])
-    assert shown(cluster, "deployment/pair") == "1/2"
-    assert (shown(cluster, f"pod/{first}"), shown(cluster, f"pod/{second}")) == ("0/1", "1/1")
+    assert readiness(cluster, "deployment/pair") == "1/2"
+    assert (readiness(cluster, f"pod/{first}"), readiness(cluster, f"pod/{second}")) == ("0/1", "1/1")
 
     cluster.run_in_container(second, "rm", "/tmp/ready")
     wait_until(lambda: not cluster.ready_pods("pair"), WITHIN_S, "the pod is still ready")
@@ -130,7 +134,7 @@ def test_everybody_gets_the_same_pod_and_only_a_ready_one(cluster: Cluster, pair
         in sentence
     )
     assert "its readiness probe fails); wait for one, or mend them" in sentence
-    assert shown(cluster, "deployment/pair") == "0/2"
+    assert readiness(cluster, "deployment/pair") == "0/2"
 
 
 def test_a_service_that_selects_nothing(cluster: Cluster) -> None:
@@ -193,9 +197,9 @@ def test_rollouts(cluster: Cluster, rollouts: Sequence[str]) -> None:
     """One that borrows its pods, and one that has its own."""
     borrowing, own = rollouts
     assert pod_seen(cluster, borrowing) == cluster.pod_of("web")["metadata"]["name"]
-    assert shown(cluster, borrowing) == "1/1"
+    assert readiness(cluster, borrowing) == "1/1"
     assert pod_seen(cluster, own) == pod_seen(cluster, own.replace("rollout", "ro")) == "db-0"
-    assert shown(cluster, own) == "1/1"
+    assert readiness(cluster, own) == "1/1"
 
 
 # --- containers -------------------------------------------------------------------------------------------
