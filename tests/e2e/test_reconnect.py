@@ -251,7 +251,7 @@ def test_an_agent_hangs_for_a_while(begin: Begin, alone: Cluster) -> None:
     with hanging(alone):
         assert answers(alone, web) == ["pod"]
         program.wait_told(LOST, "there is still no connection: ")
-    program.wait_told(BACK)
+    wait_until(lambda: BACK in program.told, WITHIN_S, "the connection does not come back")
     assert answers(alone, web) == ["user"]
     assert program.ask(ORDERS) == "[orders]"
     assert len(alone.jobs()) == 1
