@@ -194,7 +194,8 @@ async def test_probes_of_a_stolen_port_stay(incoming: str, way: str, keeps_http:
     async with open_network(incoming) as network:
         with listener() as made:
             port = bound_at(made).port
-            network.session.probes = Probes(**({way: frozenset({port})} if way != "none" else {}))
+            http, other = (frozenset({port} if way == each else ()) for each in ("http", "other"))
+            network.session.probes = Probes(http, other)
             await listen(network, made)
             (heard,) = network.agent.heard
             assert isinstance(heard, Subscribe)
