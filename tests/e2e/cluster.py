@@ -180,9 +180,10 @@ class Cluster:
         path = self._paths(kind, namespace)[0]
         return self.ask(lambda api: api.list(path, {"labelSelector": selector} if selector else None))
 
-    def log(self, pod: str) -> str:
-        """What a pod has written."""
-        return self.ask(lambda api: api.text(f"{self._paths('pod')[0]}/{pod}/log"))
+    def log(self, pod: str, container: str = "") -> str:
+        """What a pod has written, or one of its containers."""
+        which = {"container": container} if container else None
+        return self.ask(lambda api: api.text(f"{self._paths('pod')[0]}/{pod}/log", which))
 
     def _paths(self, kind: str, namespace: str = "") -> Sequence[str]:
         if kind in _PATHS:

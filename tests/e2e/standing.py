@@ -92,8 +92,11 @@ def standing(cluster: Cluster, *things: dict[str, Any]) -> Iterator[None]:
         cluster.wait_ready(*(thing["metadata"]["name"] for thing in things if thing["kind"] == "Pod"))
         yield
     finally:
-        for thing in things:
-            cluster.remove(thing["kind"].lower(), thing["metadata"]["name"])
+        names = [(thing["kind"].lower(), thing["metadata"]["name"]) for thing in things]
+        for kind, name in names:
+            cluster.remove(kind, name)
+        # Others of these names may follow.
+        wait_until(lambda: not any(cluster.get(*name) for name in names), WITHIN_S, f"of {names} something is left")
 
 
 def address_of(cluster: Cluster, name: str) -> str:

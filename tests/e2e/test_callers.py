@@ -104,32 +104,34 @@ def odd(cluster: Cluster, caller: Caller) -> Iterator[None]:
         yield
 
 
-def answers(cluster: Cluster, caller: Caller, name: str) -> tuple[str, str]:
-    """Who answers a caller from outside, and one inside the pod, with whom they see."""
-    (outside,) = caller.ask(f"http://{address_of(cluster, name)}:{FIRST}/")
-    (inside,) = Caller(cluster, name).ask(f"http://127.0.0.1:{FIRST}/")
-    return outside, inside
+INWARD, INSIDE = "127.0.0.1", f"127.0.0.1:{FIRST}"
 
 
-@pytest.mark.parametrize("name", ["inward", "both", "worker"])
-@pytest.mark.parametrize("place", [f":{FIRST}", f":::{FIRST}", f"127.0.0.1:{FIRST}"])
+@pytest.mark.parametrize(
+    ("name", "place", "during", "after"),
+    [
+        ("inward", f":{FIRST}", ("user {}", f"user {INWARD}"), ("nobody", f"pod {INWARD}")),
+        ("inward", INSIDE, ("nobody", f"user {INWARD}"), ("nobody", f"pod {INWARD}")),
+        ("both", f":{FIRST}", ("user {}", f"user {INWARD}"), ("pod ::ffff:{}", f"pod ::ffff:{INWARD}")),
+        ("both", INSIDE, ("pod ::ffff:{}", f"user {INWARD}"), ("pod ::ffff:{}", f"pod ::ffff:{INWARD}")),
+        ("worker", f":{FIRST}", ("user {}", f"user {INWARD}"), ("nobody", "nobody")),
+    ],
+)
 def test_the_user_listens_otherwise_than_the_pod(
-    cluster: Cluster, caller: Caller, odd: None, name: str, place: str
+    cluster: Cluster, caller: Caller, odd: None, name: str, place: str, during: tuple[str, str], after: tuple[str, str]
 ) -> None:
-    """As if the program ran in the pod: what it binds is what it gets."""
+    """What the program binds is what it gets, as if it ran in the pod; the rest is as it is without it."""
 
-    def seen(who: str, where: str) -> tuple[str, str]:
-        prefix = "::ffff:" if where.startswith("::") else ""
-        outside, inside = f"{who} {FIRST} {prefix}{caller.address}", f"{who} {FIRST} {prefix}127.0.0.1"
-        return "nobody" if where.startswith("127") else outside, inside
+    def answers() -> tuple[str, str]:
+        """Who answers a caller from outside, and one inside the pod, and whom they see."""
+        said = caller.ask(f"http://{address_of(cluster, name)}:{FIRST}/")
+        said += Caller(cluster, name).ask(f"http://{INSIDE}/")
+        outside, inside = (line.replace(f" {FIRST}", "").replace(caller.address, "{}") for line in said)
+        return outside, inside
 
-    before = {"inward": seen("pod", "127"), "both": seen("pod", "::"), "worker": ("nobody", "nobody")}[name]
-    during = seen("user", place)
-    if name == "both" and place.startswith("127"):
-        during = before[0], during[1]
     with answering(cluster, f"pod/{name}", place, options=["--steal"]):
-        assert answers(cluster, caller, name) == during
-    wait_until(lambda: answers(cluster, caller, name) == before, WITHIN_S, "it is not as before")
+        assert answers() == during
+    wait_until(lambda: answers() == after, WITHIN_S, "it is not as before")
 
 
 def test_a_service_whose_pod_does_not_listen(cluster: Cluster, caller: Caller, odd: None) -> None:

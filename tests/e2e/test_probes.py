@@ -1,11 +1,11 @@
 """A kubelet's probes are answered by the pod, whatever they are, while the user's program has their ports and does not.
 
-Each probe of a pod asks at a port of its own, all of which are stolen; the program is stopped, as at a breakpoint.
+The pod has a container for each way to ask, and each of its probes asks at a port of its own. All ports are stolen, and
+the program is stopped, as at a breakpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections import Counter
@@ -16,10 +16,6 @@ import pytest
 
 from tests.e2e.cluster import WITHIN_S, Cluster, wait_until
 from tests.e2e.standing import address_of, answering, server, standing
-
-LIVE, READY, STARTED = PORTS = 8080, 8081, 8082
-LISTENS = [f":{port}" for port in PORTS]
-Way = Callable[[int, str | int], dict[str, Any]]
 
 
 def by_http(_: int, name: str | int) -> dict[str, Any]:
@@ -34,60 +30,85 @@ def by_command(port: int, _: str | int) -> dict[str, Any]:
     return {"exec": {"command": ["curl", "-sf", f"http://localhost:{port}/well"]}}
 
 
-@contextlib.contextmanager
-def at_a_breakpoint(cluster: Cluster, way: Way) -> Iterator[None]:
-    """The program, stopped, which has stolen all ports of the pod `probed`."""
+WAYS: dict[str, Callable[[int, str | int], dict[str, Any]]] = {"http": by_http, "tcp": by_tcp, "command": by_command}
+PORTS = {way: (8080 + number, 8180 + number, 8280 + number) for number, way in enumerate(WAYS)}
+"""At which a container is asked whether it lives, whether it is ready, and whether it has started."""
+ALL = [port for ports in PORTS.values() for port in ports]
+
+
+def probed() -> dict[str, Any]:
+    """The pod. Some ports are asked for by their names."""
+    pod = server("probed")
+    (plain,) = pod["spec"].pop("containers")
+    pod["spec"]["containers"] = containers = []
     # A busy machine does not make it unready: what a probe finds is in the pod's log.
     patience = {"periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 30}
-    container = {
-        "ports": [{"name": "live", "containerPort": LIVE}, {"name": "started", "containerPort": STARTED}],
-        "livenessProbe": {**way(LIVE, "live"), **patience},
-        "readinessProbe": {**way(READY, READY), **patience},
-        "startupProbe": {**way(STARTED, "started"), **patience},
-    }
-    with standing(cluster, server("probed", *LISTENS, container=container)):
-        urls = [f"http://{address_of(cluster, 'probed')}:{port}/" for port in PORTS]
-        with answering(cluster, "pod/probed", *LISTENS, options=["--steal"]) as program:
+    for way, (live, ready, started) in PORTS.items():
+        ask = WAYS[way]
+        containers.append(
+            {
+                **plain,
+                "name": way,
+                "command": [*plain["command"], *(f":{port}" for port in (live, ready, started))],
+                "ports": [
+                    {"name": f"{way}-live", "containerPort": live},
+                    {"name": f"{way}-start", "containerPort": started},
+                ],
+                "livenessProbe": {**ask(live, f"{way}-live"), **patience},
+                "readinessProbe": {**ask(ready, ready), **patience},
+                "startupProbe": {**ask(started, f"{way}-start"), **patience},
+            }
+        )
+    return pod
+
+
+@pytest.fixture
+def at_a_breakpoint(cluster: Cluster) -> Iterator[None]:
+    """The program, stopped, which has stolen all ports of the pod."""
+    places = [f":{port}" for port in ALL]
+    with standing(cluster, probed()):
+        urls = [f"http://{address_of(cluster, 'probed')}:{port}/" for port in ALL]
+        with answering(cluster, "pod/probed", *places, options=["--steal"]) as program:
             said = cluster.run_in_pod("curl", "-s", "-m", "60", *urls)
-            assert [line.split()[:2] for line in said.splitlines()] == [["user", str(port)] for port in PORTS]
+            assert [line.split()[:2] for line in said.splitlines()] == [["user", str(port)] for port in ALL]
             os.kill(program.pid, signal.SIGSTOP)
             yield
 
 
 def connections(cluster: Cluster) -> Counter[int]:
-    """How many the pod has been given at each port."""
-    lines = map(str.split, cluster.log("probed").splitlines())
+    """How many the containers have been given at each port."""
+    lines = [line.split() for way in WAYS for line in cluster.log("probed", way).splitlines()]
     return Counter(int(words[1]) for words in lines if words[0] == "connection")
 
 
-def are_probed(cluster: Cluster, before: Counter[int]) -> bool:
-    """Whether the pod has been asked again by the probes that go on, since it had been given so many connections."""
-    now = connections(cluster)
-    return all(now[port] > before[port] + 1 for port in (LIVE, READY))
+def wait_probed(cluster: Cluster) -> None:
+    """Until all probes that go on have asked again."""
+    before = connections(cluster)
+
+    def are_more() -> bool:
+        now = connections(cluster)
+        return all(now[port] > before[port] + 1 for live, ready, _ in PORTS.values() for port in (live, ready))
+
+    wait_until(are_more, WITHIN_S, "the pod is not probed")
 
 
-def restarts(cluster: Cluster) -> int:
-    (status,) = (cluster.get("pod", "probed") or {})["status"]["containerStatuses"]
-    return int(status["restartCount"])
+def restarts(cluster: Cluster) -> list[int]:
+    statuses = (cluster.get("pod", "probed") or {})["status"]["containerStatuses"]
+    return [status["restartCount"] for status in statuses]
 
 
-@pytest.mark.parametrize("way", [by_http, by_tcp, by_command])
-def test_the_pod_answers_its_probes(cluster: Cluster, way: Way) -> None:
-    with at_a_breakpoint(cluster, way):
-        before = connections(cluster)
-        wait_until(lambda: are_probed(cluster, before), WITHIN_S, "the pod is not probed")
-        assert cluster.ready_pods("probed")
-        assert restarts(cluster) == 0
+def test_the_pod_answers_its_probes(cluster: Cluster, at_a_breakpoint: None) -> None:
+    wait_probed(cluster)
+    assert cluster.ready_pods("probed")
+    assert restarts(cluster) == [0, 0, 0]
 
 
-def test_the_pod_can_start_again(cluster: Cluster) -> None:
-    """The session goes on in the next container, whose first probes are answered before that."""
-    with at_a_breakpoint(cluster, by_http):
-        cluster.kill_containers("probed")
-        wait_until(lambda: restarts(cluster) == 1, WITHIN_S, "the container is not started again")
-        cluster.wait_ready("probed")
-        assert connections(cluster)[STARTED]
-        wait_until(cluster.rules, WITHIN_S, "the session does not go on")
-        before = connections(cluster)
-        wait_until(lambda: are_probed(cluster, before), WITHIN_S, "the pod is not probed any more")
-        assert restarts(cluster) == 1
+def test_the_pod_can_start_again(cluster: Cluster, at_a_breakpoint: None) -> None:
+    """Its first probes are answered before the session goes on in the next container."""
+    cluster.kill_containers("probed")
+    wait_until(lambda: restarts(cluster) == [1, 1, 1], WITHIN_S, "the containers are not started again")
+    cluster.wait_ready("probed")
+    assert all(connections(cluster)[started] for _, _, started in PORTS.values())
+    wait_until(cluster.rules, WITHIN_S, "the session does not go on")
+    wait_probed(cluster)
+    assert restarts(cluster) == [1, 1, 1]
