@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -179,21 +180,38 @@ def keeping(cluster: Cluster, *places: str) -> Iterator[Kept]:
         yield kept
 
 
+class Program:
+    """The user's program.
+
+    Attributes:
+        pid: Its number.
+        lines: What it and mirror have written until here.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.pid = process.pid
+        self.lines: list[str] = []
+        self._output = process.stdout
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait_for(self, *wanted: str) -> None:
+        """Until it has written these lines, in any order."""
+        wait_until(lambda: {*wanted} <= {*self.lines}, WITHIN_S, f"{wanted} has not been written")
+
+    def _read(self) -> None:
+        assert self._output is not None
+        for line in self._output:
+            self.lines.append(line.strip())
+
+
 @contextlib.contextmanager
-def answering(
-    cluster: Cluster, target: str, *places: str, options: Sequence[str] = ()
-) -> Iterator[subprocess.Popen[str]]:
+def answering(cluster: Cluster, target: str, *places: str, options: Sequence[str] = ()) -> Iterator[Program]:
     """The user's program, once it listens at some `HOST:PORT`."""
-    with cluster.start(target, "python3", "-c", SERVER, "user", *places, options=options) as program:
+    with cluster.start(target, "python3", "-c", SERVER, "user", *places, options=options) as process:
         try:
-            assert wait_for_line(program, "listening"), "the program has ended"
+            program = Program(process)
+            program.wait_for("listening")
             yield program
         finally:
-            program.kill()
+            process.kill()
             wait_until(lambda: not cluster.proxies(), WITHIN_S, "the session does not end")
-
-
-def wait_for_line(program: subprocess.Popen[str], wanted: str) -> bool:
-    """Until a program has written a line; others may come before."""
-    assert program.stdout is not None
-    return any(line.strip() == wanted for line in program.stdout)

@@ -6,6 +6,7 @@ Connections that were there before a session are the pod's as long as they last.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,17 +21,23 @@ from tests.e2e.standing import (
     server,
     service,
     standing,
-    wait_for_line,
 )
 
 FIRST, SECOND = 8080, 8081
-PROBE = {"httpGet": {"port": FIRST, "path": "/ready"}, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 30}
+NODE = 28749
+"""A port that is free on the node."""
+
+
+def on(port: int) -> dict[str, Any]:
+    """A probe; a busy machine does not make a pod unready."""
+    asked = {"httpGet": {"port": port, "path": "/ready"}}
+    return {**asked, "periodSeconds": 1, "timeoutSeconds": 30, "failureThreshold": 30}
 
 
 @pytest.fixture(scope="module")
 def caller(cluster: Cluster) -> Iterator[Caller]:
     """A pod that calls the pod `two`, which listens on two ports, and has a Service."""
-    two = server("two", f":{FIRST}", f":{SECOND}", container={"readinessProbe": PROBE})
+    two = server("two", f":{FIRST}", f":{SECOND}", container={"readinessProbe": on(FIRST)})
     with standing(cluster, two, service("two", p80=FIRST, p81=SECOND)), calling_pod(cluster) as caller:
         # The node's rules for a service come a moment after its pod is ready.
         served = [f"pod {port} {caller.address}" for port in (FIRST, SECOND)]
@@ -60,8 +67,7 @@ def test_two_ports_are_mirrored(cluster: Cluster, caller: Caller, urls: list[str
     with answering(cluster, "pod/two", f":{FIRST}", f":{SECOND}", options=["--mirror"]) as program:
         assert caller.ask(*urls) == said("pod", "pod", caller)
         assert caller.ask(f"{urls[0]}copied", f"{urls[2]}copied") == said("pod", "pod", caller)[::2]
-        for port in FIRST, SECOND:
-            assert wait_for_line(program, f"request {port} {caller.address} /copied")
+        program.wait_for(*(f"request {port} {caller.address} /copied" for port in (FIRST, SECOND)))
 
 
 def test_two_ports_are_stolen(cluster: Cluster, caller: Caller, urls: list[str]) -> None:
@@ -139,3 +145,14 @@ def test_a_service_whose_pod_does_not_listen(cluster: Cluster, caller: Caller, o
         stolen = [f"user {FIRST} {caller.address}"]
         wait_until(lambda: caller.ask("http://worker/") == stolen, WITHIN_S, "the service does not answer")
     wait_until(lambda: caller.ask("http://worker/") == ["nobody"], WITHIN_S, "somebody answers")
+
+
+def test_a_pod_in_the_network_of_its_node(cluster: Cluster, caller: Caller) -> None:
+    """The rules are the node's then, and only about that port."""
+    with standing(cluster, server("node", f":{NODE}", container={"readinessProbe": on(NODE)}, hostNetwork=True)):
+        url = f"http://{address_of(cluster, 'node')}:{NODE}/"
+        with answering(cluster, "pod/node", f":{NODE}", options=["--steal"]):
+            assert caller.ask(url) == [f"user {NODE} {caller.address}"]
+            assert cluster.ready_pods("node")
+        wait_until(lambda: caller.ask(url) == [f"pod {NODE} {caller.address}"], WITHIN_S, "the pod does not answer")
+        wait_until(lambda: not cluster.rules(), WITHIN_S, "rules are left")
