@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,6 +27,8 @@ WITHIN_S = 180.0
 """For whatever the cluster does; a busy machine is slow."""
 
 _MARK = "MIRROR_TEST_MARK"
+_KEEPER = "/incoming/keeper.py"
+"""The program that holds the rules of an agent, and gives them up when that hangs."""
 _FINDER = """
 import ctypes, os, signal, socket, struct, sys, time
 
@@ -38,15 +41,18 @@ def found(wanted):
         if name in wanted or any(container in cgroups for container in wanted):
             yield int(pid)
 """
-_KILLER = """
-pids = list(found(sys.argv[1:]))
+_SIGNALLER = """
+number, spared, *wanted = sys.argv[1:]
+def is_spared(pid):
+    return bool(spared) and spared in open(f"/proc/{pid}/cmdline").read()
+pids = [pid for pid in found(wanted) if not is_spared(pid)]
 began = time.time()
 for pid in pids:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, int(number))
     except ProcessLookupError:
         pass  # it died of the death of another
-print("killed", began) if pids else print("found nothing")
+print("sent", began) if pids else print("found nothing")
 """
 _RULES = """
 libc = ctypes.CDLL(None, use_errno=True)
@@ -174,9 +180,10 @@ class Cluster:
         path = self._paths(kind, namespace)[0]
         return self.ask(lambda api: api.list(path, {"labelSelector": selector} if selector else None))
 
-    def log(self, pod: str) -> str:
-        """What a pod has written."""
-        return self.ask(lambda api: api.text(f"{self._paths('pod')[0]}/{pod}/log"))
+    def log(self, pod: str, container: str = "") -> str:
+        """What a pod has written, or one of its containers."""
+        which = {"container": container} if container else None
+        return self.ask(lambda api: api.text(f"{self._paths('pod')[0]}/{pod}/log", which))
 
     def _paths(self, kind: str, namespace: str = "") -> Sequence[str]:
         if kind in _PATHS:
@@ -255,14 +262,25 @@ class Cluster:
         """Ends every process of every agent by SIGKILL; when that was, by `time.time`."""
         return self.kill(*_containers(self.running_agent_pods()))
 
+    def signal_agents(self, number: signal.Signals) -> float:
+        """Sends a signal to every process of every agent but the keepers of its rules; when that was."""
+        return self.signal(number, *_containers(self.running_agent_pods()), spared=_KEEPER)
+
     def kill(self, *names: str) -> float:
-        """Ends processes by SIGKILL; when that was. From a pod, since the node may be another machine.
+        """Ends processes by SIGKILL; see `signal`."""
+        return self.signal(signal.SIGKILL, *names)
+
+    def signal(self, number: signal.Signals, *names: str, spared: str = "") -> float:
+        """Sends a signal to processes; when that was. From a pod, since the node may be another machine.
 
         Args:
+            number: Which signal.
             names: Of containers (their ids) or of programs of the node.
+            spared: What the command lines of those of them have that do not get it; empty: all get it.
         """
-        said = self.run_in_pod("python3", "-c", _FINDER + _KILLER, *names, hostPID=True).split()
-        assert said[0] == "killed", said
+        program = ("python3", "-c", _FINDER + _SIGNALLER)
+        said = self.run_in_pod(*program, str(int(number)), spared, *names, hostPID=True).split()
+        assert said[0] == "sent", said
         return float(said[1])
 
     def kill_containers(self, app: str) -> float:

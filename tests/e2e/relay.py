@@ -30,6 +30,7 @@ class Relay:
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._silent: set[tuple[socket.socket, socket.socket]] = set()
+        self._is_mute = False
         self._is_over = threading.Event()
         self._listener = self._listen(0)
         self.port: int = self._listener.getsockname()[1]
@@ -55,6 +56,11 @@ class Relay:
         """Passes nothing on in the connections that there are, and ends none, as when a laptop has another network."""
         with self._lock:
             self._silent |= self._pairs
+
+    def mute(self) -> None:
+        """The same, and for new connections too, as when a laptop has no network any more."""
+        self._is_mute = True
+        self.silence()
 
     def close(self) -> None:
         """Ends everything."""
@@ -97,6 +103,8 @@ class Relay:
             pair = (ours, theirs)
             with self._lock:
                 self._pairs.add(pair)
+                if self._is_mute:
+                    self._silent.add(pair)
             back = threading.Thread(target=self._pump, args=(theirs, ours, pair), daemon=True)
             back.start()
             self._pump(ours, theirs, pair)

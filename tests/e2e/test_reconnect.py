@@ -232,6 +232,53 @@ def test_an_agent_is_killed(begin: Begin, alone: Cluster, calls: Calls) -> None:
     assert [lost for lost in calls.lost() if lost.began_at > killed_at + LOST_WITHIN_S] == []
 
 
+@contextlib.contextmanager
+def hanging(cluster: Cluster) -> Iterator[None]:
+    """All agents are stopped, but for what holds their rules, which has given them up when the block begins."""
+    cluster.signal_agents(signal.SIGSTOP)
+    try:
+        wait_until(lambda: cluster.rules() == [], WITHIN_S, "the rules of an agent that hangs stay")
+        yield
+    finally:
+        if cluster.agent_pods():
+            cluster.signal_agents(signal.SIGCONT)
+
+
+def test_an_agent_hangs_for_a_while(begin: Begin, alone: Cluster) -> None:
+    program = begin("--steal")
+    web = [alone.pod_of("web")["status"]["podIP"]]
+    assert answers(alone, web) == ["user"]
+    with hanging(alone):
+        assert answers(alone, web) == ["pod"]
+        program.wait_told(LOST, "there is still no connection: ")
+    wait_until(lambda: BACK in program.told, WITHIN_S, "the connection does not come back")
+    assert answers(alone, web) == ["user"]
+    assert program.ask(ORDERS) == "[orders]"
+    assert len(alone.jobs()) == 1
+
+
+def test_an_agent_that_hangs_is_removed(begin: Begin, alone: Cluster) -> None:
+    program = begin("--steal")
+    with hanging(alone):
+        (job,) = alone.jobs()
+        alone.remove("job", job)
+        wait_until(lambda: BACK in program.told, WITHIN_S, "there is no other agent")
+    assert answers(alone, [alone.pod_of("web")["status"]["podIP"]]) == ["user"]
+    assert program.ask(ORDERS) == "[orders]"
+
+
+def test_a_client_falls_silent(begin: Begin, alone: Cluster, relay: Relay) -> None:
+    """Nothing tells the agent but that it hears nothing: the pod has its port back, and the agent does not stay."""
+    program = begin("--steal")
+    web = [alone.pod_of("web")["status"]["podIP"]]
+    assert answers(alone, web) == ["user"]
+    relay.mute()
+    wait_until(lambda: answers(alone, web) == ["pod"], WITHIN_S, "callers are not answered by the pod")
+    alone.wait_without_agents()
+    assert alone.rules() == []
+    assert program.process.poll() is None
+
+
 def test_a_proxy_is_killed(begin: Begin, alone: Cluster, calls: Calls) -> None:
     program = begin("--steal")
     calls.wait_for("user")

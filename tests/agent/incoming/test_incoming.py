@@ -161,6 +161,40 @@ async def test_forwarded_traffic_is_left_alone(pod: Pod, client: Client, port: i
         await pod.connect(port, address="10.98.0.9")
 
 
+async def test_connections_to_a_service_where_the_target_is_a_whole_machine(
+    pod: Pod, client: Client, port: int, support: dict[str, bool]
+) -> None:
+    """Their destination is translated in the target's own network, as kube-proxy does it; a redirect comes too late."""
+    service = "10.98.0.7"
+    commands = (
+        "add table ip services",
+        "add chain ip services prerouting { type nat hook prerouting priority dstnat; }",
+        f"add rule ip services prerouting ip daddr {service} tcp dport 80 dnat to 10.99.0.1:{port}",
+    )
+    pod.run("target", "nft", "; ".join(commands))
+    try:
+        async with serving(pod.listen(port)):
+            older = await pod.connect(80, address=service)
+            assert await read_line(older) == b"target sees 10.99.0.2\n"
+            await client.subscribe(port, steal=False)
+            assert await read_line(await pod.connect(80, address=service)) == b"target sees 10.99.0.2\n"
+            await client.subscribe(port, steal=True)
+            caller = await pod.connect(80, address=service)
+            if support:
+                assert await read_line(caller) == b"target sees 10.99.0.2\n"
+            else:
+                copied, _ = await client.accept()
+                stolen, channel = await client.accept()
+                assert (copied.steal, stolen.steal) == (False, True)
+                assert (stolen.local.port, stolen.peer.address) == (port, bytes([10, 99, 0, 2]))
+                await channel.send(b"stolen\n")
+                assert await read_line(caller) == b"stolen\n"
+            await older.send_all(b"alive\n")
+            assert await read_line(older) == b"alive\n"
+    finally:
+        pod.run("target", "nft", "delete table ip services")
+
+
 async def test_refused_connection_goes_to_the_target_with_all_that_was_sent(
     pod: Pod, client: Client, port: int
 ) -> None:

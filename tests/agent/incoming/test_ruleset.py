@@ -34,10 +34,11 @@ async def test_what_is_in_the_kernel(pod: Pod, client: Client, port: int, suppor
         ]
         assert chain(pod, "intercept-own") == ["type nat hook output priority -108; policy accept;", rule]
     else:
-        assert chain(pod, "intercept") == [
-            "type filter hook prerouting priority mangle; policy accept;",
-            f"{head} tproxy ip to 127.0.0.1:PORT meta mark set 0x6dff0000 accept",
-        ]
+        for name, priority in ("intercept", "mangle"), ("intercept-translated", "dstnat + 1"):
+            assert chain(pod, name) == [
+                f"type filter hook prerouting priority {priority}; policy accept;",
+                f"{head} tproxy ip to 127.0.0.1:PORT meta mark set 0x6dff0000 accept",
+            ]
 
 
 async def test_conntrack_is_not_switched_on_before_it_is_needed(pod: Pod, agent: AgentProcess, port: int) -> None:

@@ -23,7 +23,7 @@ def with_probes(**probes: Any) -> dict[str, Any]:
         ({"httpGet": {"port": 8443, "scheme": "HTTPS"}}, Probes(other=frozenset({8443}))),
         ({"tcpSocket": {"port": "web"}}, Probes(other=frozenset({8080}))),
         ({"grpc": {"port": 9000}}, Probes(other=frozenset({9000}))),
-        ({"exec": {"command": ["true"]}}, Probes()),
+        ({"exec": {"command": ["true"]}}, Probes(are_commands=True)),
         ({"httpGet": {"port": "gone"}}, Probes()),
     ],
 )

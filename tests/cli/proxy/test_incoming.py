@@ -194,11 +194,23 @@ async def test_probes_of_a_stolen_port_stay(incoming: str, way: str, keeps_http:
     async with open_network(incoming) as network:
         with listener() as made:
             port = bound_at(made).port
-            network.session.probes = Probes(**({way: frozenset({port})} if way != "none" else {}))
+            http, other = (frozenset({port} if way == each else ()) for each in ("http", "other"))
+            network.session.probes = Probes(http, other)
             await listen(network, made)
             (heard,) = network.agent.heard
             assert isinstance(heard, Subscribe)
             assert (heard.keep_http_probes, heard.keep_node) == (keeps_http, keeps_node)
+
+
+@pytest.mark.parametrize(("incoming", "keeps"), [("steal", True), ("mirror", False)])
+async def test_commands_that_probe_may_call_the_target_by_its_loopback(incoming: str, keeps: bool) -> None:
+    async with open_network(incoming) as network:
+        with listener() as made:
+            network.session.probes = Probes(are_commands=True)
+            await listen(network, made)
+            (heard,) = network.agent.heard
+            assert isinstance(heard, Subscribe)
+            assert heard.keep_from == ((b"\x7f\0\0\x01", bytes(15) + b"\x01") if keeps else ())
 
 
 async def test_port_that_somebody_else_has() -> None:

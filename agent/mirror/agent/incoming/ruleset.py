@@ -1,11 +1,13 @@
 """What the table in the target says: which packets go to our listeners, and whose address is put back.
 
 The table is owned by the netlink socket that makes it (`flags owner`, Linux 5.12): nobody else may change it, and the
-kernel removes it with the socket. It has up to three chains:
+kernel removes it with the socket. It has up to three kinds of chains:
 
 - `intercept` gives packets to subscribed ports to our listener. With *tproxy* (a filter chain in prerouting) the
   packet stays as it is and only finds another socket: connections that exist already keep theirs, and nothing depends
   on conntrack. Where the kernel has no tproxy, a *redirect* (nat chain) of SYN packets only.
+- `intercept-translated` does the same for what the target's own machine leads to such a port from another address
+  (Services, published ports), which a redirect cannot have: a connection's destination is translated once.
 - `intercept-own` is the redirect's other half: connections that begin in the target itself never meet a nat
   chain in prerouting.
 - `callers` gives connections that we pass on to the target's own process the address of the caller. Which one is
@@ -122,7 +124,8 @@ class Ruleset:
             message(Kind.NEW_TABLE, text(1, self.name), be32(2, _TABLE_F_OWNER), flags=NLM_F_CREATE | NLM_F_EXCL)
         ]
         if self._uses_tproxy:
-            messages.append(self._chain("intercept", "filter", _PREROUTING, _PRIORITY_TPROXY + self.mark.stage))
+            for chain, priority in _TPROXY_CHAINS.items():
+                messages.append(self._chain(chain, "filter", _PREROUTING, priority + self.mark.stage))
         if self._uses_redirect:
             priority = _PRIORITY_REDIRECT + self.mark.stage
             messages.append(self._chain("intercept-redirect", "nat", _PREROUTING, priority))
@@ -134,7 +137,9 @@ class Ruleset:
         rows = list(rows)
         messages = []
         if self._uses_tproxy:
-            messages += self._fill("intercept", [self._tproxy(row) for row in rows if self.has_tproxy(row.family)])
+            rules = [self._tproxy(row) for row in rows if self.has_tproxy(row.family)]
+            for chain in _TPROXY_CHAINS:
+                messages += self._fill(chain, rules)
         if self._uses_redirect:
             redirected = [row for row in rows if not self.has_tproxy(row.family)]
             messages += self._fill("intercept-redirect", [self._redirect(row, own=False) for row in redirected])
@@ -331,8 +336,13 @@ def _require_family(family: socket.AddressFamily) -> list[bytes]:
 
 _TABLE_F_OWNER = 0x2
 _PREROUTING, _OUTPUT, _POSTROUTING = 0, 3, 4
-_PRIORITY_TPROXY = -150
-"""NF_IP_PRI_MANGLE, plus the agent's number: before the redirect rules of service meshes (-100)."""
+_TPROXY_CHAINS = {"intercept": -150, "intercept-translated": -100 + 1}
+"""Priorities, plus the agent's number. NF_IP_PRI_MANGLE is before the redirect rules of service meshes (-100).
+
+After NF_IP_PRI_NAT_DST comes what had another destination: a Service's or a published port's, where the target has the
+network of its machine, whose rules lead it to the target's port there. In a network of the target's own that has been
+done elsewhere. What the first chain has taken bears a mark, and the second leaves it alone.
+"""
 _PRIORITY_REDIRECT = -100 - AGENTS_MAX
 _PRIORITY_CALLERS = 100
 """NF_IP_PRI_NAT_SRC; nat chains at other priorities are refused by older kernels."""

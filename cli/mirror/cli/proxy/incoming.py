@@ -24,6 +24,7 @@ import trio
 from mirror.cli.proxy.carry import carry, open_socket
 from mirror.cli.proxy.connections import Connections, Session
 from mirror.cli.proxy.endpoints import (
+    LOOPBACK_IPV4,
     LOOPBACK_IPV6,
     family_of,
     from_python,
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
 LOOK_EVERY_S = 0.25
 """While something listens."""
 
-
+_LOOPBACK = (LOOPBACK_IPV4, LOOPBACK_IPV6)
+"""From where a pod calls itself."""
 _STOPS_WITHIN_S = 1.0
 """An agent that is left; what happens if it does not answer is its own affair."""
 
@@ -250,10 +252,17 @@ class Incoming:
                 f"the probes of port {number} cannot be told from other connections, so all that the target's own node "
                 f"sends there stays with the target, also what came in by a NodePort; --steal-probes takes it"
             )
+        keeps_loopback = keeps_probes and probes.are_commands
+        if keeps_loopback:
+            self._session.tell_user(
+                f"the target is probed by commands that run in it and may call port {number} there, so what comes from "
+                f"its own loopback stays with it; --steal-probes takes it"
+            )
         return Subscribe(
             number,
             steals,
             subscription_address(port.listeners.values()),
+            keep_from=_LOOPBACK if keeps_loopback else (),
             keep_node=keeps_node,
             keep_http_probes=keeps_probes and number in probes.http,
         )
