@@ -35,9 +35,9 @@ for number in range(40):
     os.mkdir(folder)
 open(folder + "/end", "w").write("deep")
 os.mkdir("links")
-for number in range(38):
+for number in range(18):  # a kernel that walks them twice counts them twice, and 40 are too many
     os.symlink(f"{number + 1}", f"links/{number}")
-open("links/38", "w").write("the last one")
+open("links/18", "w").write("the last one")
 os.symlink("loop", "links/loop")
 os.symlink("nowhere", "links/dangling")
 os.symlink("../../etc/hostname", "links/out")
