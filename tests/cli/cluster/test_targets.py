@@ -148,6 +148,24 @@ def test_an_init_container_that_hangs_explains_the_others() -> None:
     assert targets.say_why_unready(stuck) == "container migrate: ErrImagePull"
 
 
+def test_an_init_container_that_runs_is_what_the_others_wait_for() -> None:
+    starting = pod(ready=False, containers={"app": {"waiting": {"reason": "PodInitializing"}}})
+    starting["status"]["initContainerStatuses"] = [
+        {"name": "proxy", "ready": False, "state": {"running": {}}},
+        {"name": "migrate", "ready": False, "state": {"running": {}}},
+    ]
+    starting["spec"]["initContainers"] = [{"name": "proxy", "restartPolicy": "Always"}, {"name": "migrate"}]
+    assert targets.say_why_unready(starting) == "init container migrate has not ended"
+
+
+def test_what_a_container_waits_for_before_it_is_made_is_told_elsewhere() -> None:
+    starting = pod(ready=False, containers={"app": {"waiting": {"reason": "ContainerCreating"}}})
+    assert targets.say_none_ready(parse("pod/web-1"), "shop", {}, [starting]) == (
+        "pod web-1 in namespace shop is not ready (container app: ContainerCreating); wait for it; if that lasts, "
+        "`kubectl -n shop describe pod/web-1` says why"
+    )
+
+
 # --- selectors --------------------------------------------------------------------------------------------
 
 

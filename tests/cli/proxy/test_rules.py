@@ -32,6 +32,8 @@ def verdict(path: str, access: str = "read", mode: str = "read", around: Surroun
         ("/etc/resolv.conf", ("remote", "identity")),
         ("/ETC/hosts", ("remote", "identity")),
         ("/etc/ssl/certs/ca.pem", ("remote", "identity")),
+        ("/run/secrets/kubernetes.io/serviceaccount/token", ("remote", "identity")),
+        ("/run/user", ("local", "system")),
         ("/etc/passwd", ("local", "system")),
         ("/etc", ("local", "system")),
         ("/", ("local", "root")),

@@ -36,6 +36,8 @@ SIDECARS = frozenset(
 """Containers that service meshes and the like put beside the one that a user means."""
 AGENT_LABELS = {"app.kubernetes.io/name": "mirror-agent", "app.kubernetes.io/managed-by": "mirror"}
 """What all agents have: their Jobs and their pods."""
+_BEING_MADE = ": ContainerCreating"
+"""What a node says of a container that waits for its volumes or its network; why it has to is only in an Event."""
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 """The annotation by which a pod says which container kubectl is to take."""
 
@@ -182,6 +184,9 @@ def say_why_unready(pod: Object) -> str:
         return "has completed"
     if phase == "Failed" and status.get("reason"):
         return _with_message(f"has failed: {status['reason']}", status.get("message"))
+    # Those that are to stay keep nobody waiting.
+    initial = pod["spec"].get("initContainers") or ()
+    staying = [each["name"] for each in initial if each.get("restartPolicy") == "Always"]
     for field in ("initContainerStatuses", "containerStatuses"):
         for entry in status.get(field) or ():
             state = entry.get("state") or {}
@@ -189,6 +194,8 @@ def say_why_unready(pod: Object) -> str:
             is_over = field == "initContainerStatuses" and ended_well
             if not entry.get("ready") and not is_over and (state.keys() & {"waiting", "terminated"}):
                 return f"container {entry['name']}: {_say_state(entry)}"
+            if field == "initContainerStatuses" and "running" in state and entry["name"] not in staying:
+                return f"init container {entry['name']} has not ended"
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             return _with_message(condition.get("reason", "not scheduled"), condition.get("message"))
@@ -233,6 +240,9 @@ def say_none_ready(reference: Reference, namespace: str, spec: Object, pods: Seq
     reasons = "; ".join(list(dict.fromkeys(say_why_unready(pod) for pod in staying))[:3])
     if all(pod.get("status", {}).get("phase") in ("Succeeded", "Failed") for pod in staying):
         remedy = "begin it anew, or name one that runs"
+    elif reasons.endswith(_BEING_MADE):
+        name = staying[0]["metadata"]["name"]
+        remedy = f"wait for it; if that lasts, {kubectl} describe pod/{name}` says why"
     else:
         remedy = "wait for it, or mend it" if len(staying) == 1 else "wait for one, or mend them"
     if len(staying) == 1:

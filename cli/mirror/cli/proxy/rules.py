@@ -26,8 +26,12 @@ IDENTITY = (
     ("exact", "/etc/hosts"),
     ("exact", "/etc/hostname"),
     ("prefix", "/etc/ssl/certs"),
+    ("prefix", "/run/secrets"),
 )
-"""Where a program reads who and where it is and whom it may trust: read in the target, although in /etc."""
+"""Where a program reads who and where it is and whom it may trust: read in the target, although in system places.
+
+In most images /var/run, where Kubernetes mounts service accounts, is a link to /run: `realpath` leads there.
+"""
 
 SYSTEM_PLACES = (
     "/proc", "/sys", "/dev", "/run", "/selinux",
