@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 from tests.bench import roundtrips, start, tunnel
-from tests.conformance.sides import Sides, sandbox
+from tests.conformance.sandbox import sandbox
+from tests.conformance.sides import Sides
 
 CHILDREN = 20
 ROUNDS = 5

@@ -134,7 +134,7 @@ int main(int argc, char **argv)
         else if (strcmp(operation, "names") == 0)
             failed |= look_up("inventory");
         else if (strcmp(operation, "connect") == 0)
-            failed |= dial("10.96.14.5", 7);
+            failed |= dial(getenv("SCENE_INVENTORY"), 7);
         else
             failed |= strcmp(operation, "nothing") != 0;
     }

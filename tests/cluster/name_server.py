@@ -84,6 +84,21 @@ class Directory:
         response.authority.append(dns.rrset.from_text(DOMAIN, LIFE, "IN", "SOA", authority))
         return response
 
+    def answer_datagram(self, query: dns.message.Message) -> bytes:
+        """An answer that fits; else one that says so, so that TCP is used.
+
+        It is as authoritative as the whole: of an empty answer that is neither that nor recursive, glibc believes that
+        the server knows nothing, and asks no further.
+        """
+        answer = self.answer(query)
+        try:
+            return answer.to_wire(max_size=max(512, query.payload))
+        except dns.exception.TooBig:
+            for section in (answer.answer, answer.authority):
+                section.clear()
+            answer.flags |= dns.flags.TC
+            return answer.to_wire()
+
     def _look_up(self, name: dns.name.Name, kind: str) -> set[str]:
         if kind == "A" and name.is_subdomain(POD) and len(name) == len(POD) + 2:
             try:
@@ -192,13 +207,7 @@ class Datagram(socketserver.BaseRequestHandler):
         except dns.exception.DNSException:
             return
         assert isinstance(self.server, DatagramServer), "it makes these"
-        try:
-            answer = self.server.directory.answer(query).to_wire(max_size=max(512, query.payload))
-        except dns.exception.TooBig:
-            cut = dns.message.make_response(query)
-            cut.flags |= dns.flags.TC
-            answer = cut.to_wire()
-        sock.sendto(answer, self.client_address)
+        sock.sendto(self.server.directory.answer_datagram(query), self.client_address)
 
 
 class Connection(socketserver.BaseRequestHandler):

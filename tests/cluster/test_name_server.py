@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
@@ -82,3 +83,16 @@ def test_addresses_that_are_not_ready_are_told_where_the_service_says_so(directo
 def test_what_is_deleted_is_not_there(directory: Directory) -> None:
     directory.change("services", "DELETED", service("shop", "web", clusterIP="10.96.1.2"))
     assert ask(directory, "web.shop.svc.cluster.local") == ["NXDOMAIN"]
+
+
+def test_an_answer_that_is_too_long_for_a_datagram_says_so_and_is_believed(directory: Directory) -> None:
+    addresses = [{"ip": f"10.244.1.{number}"} for number in range(60)]
+    directory.replace(
+        "endpoints", [{"metadata": {"namespace": "shop", "name": "db"}, "subsets": [{"addresses": addresses}]}]
+    )
+    query = dns.message.make_query("db.shop.svc.cluster.local", "A")
+    cut = dns.message.from_wire(directory.answer_datagram(query))
+    assert not cut.answer
+    assert cut.flags & dns.flags.TC
+    assert cut.flags & dns.flags.AA  # else glibc asks no further
+    assert len(directory.answer(query).answer[0]) == 60

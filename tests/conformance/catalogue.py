@@ -19,9 +19,6 @@ PROGRAMS = Path(__file__).parent / "programs"
 STEALING = ("accept_connections.c", "asyncio_network.py", "http_server.py", "server.js")
 """Those to which connections come."""
 
-PYTHON = os.path.realpath(sys.executable)
-"""Without the virtual environment: what is compared are programs, not installations."""
-
 
 @dataclass(frozen=True)
 class Program:
@@ -47,12 +44,13 @@ def names() -> list[str]:
     return sorted(path.name for path in found if path.name not in ("program.c", "run.py"))
 
 
-def program(name: str, folder: Path) -> Program:
+def program(name: str, folder: Path, python: str) -> Program:
     """How to run a program.
 
     Args:
         name: One of `names()`.
         folder: Where `prepare` has put everything.
+        python: The interpreter for those in Python.
     """
     kind = Path(name).suffix
     plain: tuple[str, ...]
@@ -63,9 +61,9 @@ def program(name: str, folder: Path) -> Program:
         for way in ("thread", "fork", "fork-thread"):
             ways[way] = (binary, way)
     elif kind == ".py":
-        plain = (PYTHON, str(folder / "python" / name))
+        plain = (python, str(folder / "python" / name))
         for way in ("thread", "fork"):
-            ways[way] = (PYTHON, str(folder / "python/run.py"), way, plain[1])
+            ways[way] = (python, str(folder / "python/run.py"), way, plain[1])
     elif kind == ".js":
         plain = (shutil.which("node") or "node", str(folder / "node" / name))
     else:

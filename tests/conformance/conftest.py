@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.sides import Sides, sandbox
+from tests.conformance.sandbox import sandbox
+from tests.conformance.sides import Sides
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
-"""Services beside the demo's own, in the sandbox's cluster network, for programs that test connections.
+"""Services beside the demo's own, around the target, for programs that test connections.
 
-Run as a program in that network namespace; prints one line when all of them listen and ends when its standard input
-does. The C programs' header names the ports.
+Run as a program in the sandbox's cluster network, with the address from which connections are to come; prints one line
+when all of them listen and ends when its standard input does. The C programs' header names the ports.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import os
 import socket
 import socketserver
 import struct
+import sys
 import threading
-
-CALLER = "10.244.9.40"
 
 
 def numeric(address: tuple[object, ...]) -> str:
@@ -23,6 +22,8 @@ def numeric(address: tuple[object, ...]) -> str:
 
 class Dialer(socketserver.StreamRequestHandler):
     """Asked for `ADDRESS PORT SOURCE_PORT`, connects there from the caller's address, and reports the answer."""
+
+    caller_address = ""
 
     def handle(self) -> None:
         address, port, source_port = self.rfile.readline().decode().split()
@@ -34,7 +35,7 @@ class Dialer(socketserver.StreamRequestHandler):
     def call(self, address: str, port: int, source_port: int) -> bytes:
         with socket.socket() as caller:
             caller.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            caller.bind((CALLER, source_port))
+            caller.bind((self.caller_address, source_port))
             caller.settimeout(60)
             caller.connect((address, port))
             caller.sendall(f"question from {source_port}\n".encode())
@@ -99,10 +100,16 @@ class Server(socketserver.ThreadingTCPServer):
         """Callers that go away early are a part of the tests."""
 
 
-def main() -> None:
+def start(host: str = "::") -> None:
+    """Listens at an address, for all of them, and serves in threads."""
     handlers = (Dialer, Who, Reset, Digest, Flood, Silent)
     for port, handler in enumerate(handlers, start=7001):
-        threading.Thread(target=Server(("::", port), handler).serve_forever, daemon=True).start()
+        threading.Thread(target=Server((host, port), handler).serve_forever, daemon=True).start()
+
+
+def main() -> None:
+    Dialer.caller_address = sys.argv[1]
+    start()
     print("ready", flush=True)
     while os.read(0, 4096):
         pass

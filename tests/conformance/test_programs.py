@@ -14,7 +14,7 @@ from tests.conformance.sides import Sides, in_turn
 def each(request: pytest.FixtureRequest, sides: Sides) -> Program:
     if request.param.endswith(".js") and not shutil.which("node"):
         pytest.skip("there is no node")
-    return program(request.param, sides.folder)
+    return program(request.param, sides.folder, sides.python)
 
 
 def test_as_the_first_process(each: Program, sides: Sides) -> None:

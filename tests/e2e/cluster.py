@@ -80,6 +80,7 @@ _KINDS = {
         plural.removesuffix("s"): (("/api/v1",), plural)
         for plural in ("configmaps", "secrets", "serviceaccounts", "resourcequotas", "limitranges")
     },
+    "endpoints": (("/api/v1",), "endpoints"),
     **{
         plural.removesuffix("s"): (("/apis/rbac.authorization.k8s.io/v1",), plural)
         for plural in ("roles", "rolebindings")
@@ -202,6 +203,10 @@ class Cluster:
             return all(ready.count(app) >= count for app in apps)
 
         wait_until(are_ready, WITHIN_S, f"the pods {', '.join(apps)} are not ready")
+
+    def wait_pod_ready(self, name: str) -> None:
+        """Until one pod is ready."""
+        wait_until(lambda: _is_ready(self.get("pod", name) or {"status": {}}), WITHIN_S, f"pod {name} is not ready")
 
     def pod_of(self, app: str) -> Object:
         """The ready pod with a label."""

@@ -18,7 +18,7 @@ static int listen_on(int family, const char *text, int port)
 static int order(int target_port, int source_port)
 {
     int dialer = dial(STOREFRONT, PORT_DIALER);
-    dprintf(dialer, POD " %d %d\n", target_port, source_port);
+    dprintf(dialer, "%s %d %d\n", POD, target_port, source_port);
     return dialer;
 }
 

@@ -76,7 +76,7 @@ static void keep_port(void)
     name = name_of(fd);
     char line[64] = "", expected[64];
     read_fully(fd, line, sizeof line - 1);
-    snprintf(expected, sizeof expected, POD " port %d", port);
+    snprintf(expected, sizeof expected, "%s port %d", POD, port);
     printf("name %d, for the other end %d\n", strcmp(endpoint(&name, false), expected) == 0,
            strncmp(line, expected, strlen(expected)) == 0);
     close(fd);
@@ -90,7 +90,7 @@ int program(int argc, char **argv)
     connect_again(INVENTORY, "0.0.0.0", 0);
     connect_again(INVENTORY, POD, 0);
     connect_again(INVENTORY, POD, 1);
-    connect_again("::ffff:" INVENTORY, NULL, 0);
+    connect_again(composed("::ffff:%s", INVENTORY), NULL, 0);
     keep_port();
     return 0;
 }

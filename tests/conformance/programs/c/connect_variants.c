@@ -36,7 +36,7 @@ int program(int argc, char **argv)
     echo(fd, "version 6");
     close(fd);
 
-    size = make_address(&address, "::ffff:" INVENTORY, PORT_ECHO);
+    size = make_address(&address, composed("::ffff:%s", INVENTORY), PORT_ECHO);
     fd = socket(AF_INET6, SOCK_STREAM, 0);
     SAY(connect(fd, (struct sockaddr *)&address, size));
     ends(fd);

@@ -41,8 +41,8 @@ static void name_of(const char *text, int port, int flags, socklen_t room)
 int program(int argc, char **argv)
 {
     (void)argc, (void)argv;
-    static const char *const names[] = {"inventory", "stock", "storefront", "audit", "localhost", "10.96.14.5",
-                                        "no-such-name", "orders-5c9f7b6d4-x2v8k", "kubernetes.default.svc", "127.1", ""};
+    const char *const names[] = {"inventory", "stock", "storefront", "audit", "localhost", INVENTORY,
+                                 "no-such-name", "orders-5c9f7b6d4-x2v8k", "kubernetes.default.svc", "127.1", ""};
     for (size_t index = 0; index < sizeof names / sizeof *names; index++) {
         printf("%s\n", names[index]);
         struct hostent *found = gethostbyname(names[index]);
@@ -63,19 +63,19 @@ int program(int argc, char **argv)
     printf("gethostbyname2_r %d\n",
            gethostbyname2_r("audit", AF_INET6, &storage, buffer, sizeof buffer, &host, &code));
     show("  ", host, code);
-    by_address("10.96.14.5", AF_INET);
-    by_address("fd00:10:96::e05", AF_INET6);
-    by_address("10.244.7.23", AF_INET);
+    by_address(INVENTORY, AF_INET);
+    by_address(INVENTORY_V6, AF_INET6);
+    by_address(POD, AF_INET);
     by_address("127.0.0.1", AF_INET);
     by_address("10.1.2.3", AF_INET);
-    name_of("10.96.14.5", 80, 0, 256);
-    name_of("10.96.14.5", 80, NI_NAMEREQD, 256);
-    name_of("10.96.14.5", 80, NI_NUMERICHOST, 256);
-    name_of("10.96.14.5", 80, NI_NUMERICSERV, 256);
-    name_of("10.96.14.5", 53, NI_DGRAM, 256);
-    name_of("10.96.14.5", 80, NI_NOFQDN, 256);
-    name_of("10.96.14.5", 80, 0, 5);
-    name_of("fd00:10:96::e05", 443, 0, 256);
+    name_of(INVENTORY, 80, 0, 256);
+    name_of(INVENTORY, 80, NI_NAMEREQD, 256);
+    name_of(INVENTORY, 80, NI_NUMERICHOST, 256);
+    name_of(INVENTORY, 80, NI_NUMERICSERV, 256);
+    name_of(INVENTORY, 53, NI_DGRAM, 256);
+    name_of(INVENTORY, 80, NI_NOFQDN, 256);
+    name_of(INVENTORY, 80, 0, 5);
+    name_of(INVENTORY_V6, 443, 0, 256);
     name_of("10.1.2.3", 1, 0, 256);
     name_of("10.1.2.3", 1, NI_NAMEREQD, 256);
     name_of("127.0.0.1", 22, 0, 256);

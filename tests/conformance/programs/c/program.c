@@ -143,6 +143,27 @@ ssize_t read_fully(int fd, void *buffer, size_t size)
     return (ssize_t)done;
 }
 
+const char *scene(const char *name)
+{
+    const char *value = getenv(name);
+    if (!value) {
+        printf("there is no %s in the environment\n", name);
+        exit(97);
+    }
+    return value;
+}
+
+const char *composed(const char *format, ...)
+{
+    char *made = NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    if (vasprintf(&made, format, arguments) < 0)
+        exit(97);
+    va_end(arguments);
+    return made;
+}
+
 void cat_in_child(const char *path)
 {
     fflush(stdout);

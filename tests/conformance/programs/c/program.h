@@ -50,10 +50,15 @@ ssize_t read_fully(int fd, void *buffer, size_t size);
 /* Runs /bin/cat on a file in a child that execs, to show that children are followed as well. */
 void cat_in_child(const char *path);
 
-#define INVENTORY "10.96.14.5"
+/* The value of a variable of the environment that must be there. */
+const char *scene(const char *name);
+#define INVENTORY scene("SCENE_INVENTORY")
 #define INVENTORY_V6 "fd00:10:96::e05"
-#define STOREFRONT "10.96.14.9"
-#define POD "10.244.7.23"
+#define STOREFRONT scene("SCENE_STOREFRONT")
+#define POD scene("SCENE_POD")
+#define NAMESPACE scene("SCENE_NAMESPACE")
+/* Texts put together as printf does, in memory that stays. */
+const char *composed(const char *format, ...);
 enum {
     PORT_ECHO = 7,
     PORT_DIALER = 7001,

@@ -24,15 +24,15 @@ const echo = (options, text) =>
   });
 
 (async () => {
-  console.log(await get('http://10.96.14.5/items/teapot'));
+  console.log(await get(`http://${process.env.SCENE_INVENTORY}/items/teapot`));
   console.log(await get('http://storefront/items/by-name'));
   console.log(await get({ host: 'inventory', family: 4, path: '/nothing' }));
-  console.log(await get('http://10.96.14.5:7009/'));
-  console.log(await echo({ host: '10.96.14.5', port: 7 }, 'hello'));
+  console.log(await get(`http://${process.env.SCENE_INVENTORY}:7009/`));
+  console.log(await echo({ host: process.env.SCENE_INVENTORY, port: 7 }, 'hello'));
   console.log(await echo({ host: 'fd00:10:96::e05', port: 7 }, 'six'));
-  console.log(await echo({ host: '10.96.14.5', port: 7009 }, 'nobody'));
+  console.log(await echo({ host: process.env.SCENE_INVENTORY, port: 7009 }, 'nobody'));
   console.log(await echo({ host: '10.97.1.1', port: 7 }, 'unreachable'));
-  console.log(await echo({ host: '10.96.14.5', port: 7 }, 'x'.repeat(200000)).then((answer) => answer.length));
-  const many = await Promise.all(Array.from({ length: 40 }, (_, n) => echo({ host: '10.96.14.5', port: 7 }, `number ${n}`)));
+  console.log(await echo({ host: process.env.SCENE_INVENTORY, port: 7 }, 'x'.repeat(200000)).then((answer) => answer.length));
+  const many = await Promise.all(Array.from({ length: 40 }, (_, n) => echo({ host: process.env.SCENE_INVENTORY, port: 7 }, `number ${n}`)));
   console.log(many.map((answer) => answer.split('true ')[1]).join(','));
 })();

@@ -3,7 +3,7 @@ const net = require('net');
 const dial = (port, source) =>
   new Promise((resolve) => {
     let answer = '';
-    const dialer = net.connect(7001, '10.96.14.9', () => dialer.write(`10.244.7.23 ${port} ${source}\n`));
+    const dialer = net.connect(7001, process.env.SCENE_STOREFRONT, () => dialer.write(`${process.env.SCENE_POD} ${port} ${source}\n`));
     dialer.on('data', (data) => (answer += data));
     dialer.on('end', () => resolve(answer));
   });

@@ -1,6 +1,7 @@
 """asyncio as a client and as a server."""
 
 import asyncio
+import os
 
 
 async def echo(number):
@@ -23,7 +24,7 @@ async def serve(reader, writer):
 
 async def dial(port, source):
     reader, writer = await asyncio.open_connection("storefront", 7001)
-    writer.write(f"10.244.7.23 {port} {source}\n".encode())
+    writer.write(f"{os.environ['SCENE_POD']} {port} {source}\n".encode())
     answer = await reader.read()
     writer.close()
     return answer

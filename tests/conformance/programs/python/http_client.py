@@ -2,13 +2,18 @@
 
 import http.client
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
 
-print(json.load(urllib.request.urlopen("http://10.96.14.5/items/teapot")))
+print(json.load(urllib.request.urlopen(f"http://{os.environ['SCENE_INVENTORY']}/items/teapot")))
 print(json.load(urllib.request.urlopen("http://inventory/items/by-name"))["item"])
-print(json.load(urllib.request.urlopen("http://inventory.shop.svc.cluster.local:80/items/long"))["item"])
+print(
+    json.load(
+        urllib.request.urlopen(f"http://inventory.{os.environ['SCENE_NAMESPACE']}.svc.cluster.local:80/items/long")
+    )["item"]
+)
 print(json.load(urllib.request.urlopen("http://[fd00:10:96::e05]/items/six")))
 connection = http.client.HTTPConnection("storefront", timeout=60)
 for number in range(5):

@@ -1,6 +1,7 @@
 """http.server in a thread, asked by the cluster while the program does other things."""
 
 import http.server
+import os
 import socket
 import threading
 
@@ -19,8 +20,8 @@ threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def dial(source):
-    with socket.create_connection(("10.96.14.9", 7001)) as dialer:
-        dialer.sendall(f"10.244.7.23 9010 {source}\n".encode())
+    with socket.create_connection((os.environ["SCENE_STOREFRONT"], 7001)) as dialer:
+        dialer.sendall(f"{os.environ['SCENE_POD']} 9010 {source}\n".encode())
         return dialer.makefile().read()
 
 

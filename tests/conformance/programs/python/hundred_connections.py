@@ -1,6 +1,7 @@
 """A hundred connections at once, by selectors, each echoing its own data."""
 
 import errno
+import os
 import selectors
 import socket
 
@@ -9,7 +10,7 @@ results = {}
 for number in range(100):
     connection = socket.socket(socket.AF_INET if number % 2 else socket.AF_INET6)
     connection.setblocking(False)
-    address = "10.96.14.5" if number % 2 else "fd00:10:96::e05"
+    address = os.environ["SCENE_INVENTORY"] if number % 2 else "fd00:10:96::e05"
     port = 7009 if number % 10 == 3 else 7
     code = connection.connect_ex((address, port))
     if code not in (0, errno.EINPROGRESS):

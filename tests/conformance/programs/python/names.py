@@ -1,6 +1,9 @@
 """The socket module's look-ups."""
 
+import os
 import socket
+
+INVENTORY, POD = os.environ["SCENE_INVENTORY"], os.environ["SCENE_POD"]
 
 
 def attempt(what, *arguments, **keywords):
@@ -19,7 +22,7 @@ for name in (
     "no-such-name",
     "broken",
     "localhost",
-    "10.96.14.5",
+    INVENTORY,
     "",
     None,
 ):
@@ -29,11 +32,11 @@ for name in (
         attempt("gethostbyname", name)
         attempt("gethostbyname_ex", name)
 attempt("getaddrinfo", "stock", None, flags=socket.AI_CANONNAME)
-attempt("gethostbyaddr", "10.96.14.5")
-attempt("gethostbyaddr", "10.244.7.23")
+attempt("gethostbyaddr", INVENTORY)
+attempt("gethostbyaddr", POD)
 attempt("gethostbyaddr", "10.1.1.1")
 attempt("getfqdn", "inventory")
-attempt("getnameinfo", ("10.96.14.5", 80), 0)
+attempt("getnameinfo", (INVENTORY, 80), 0)
 attempt("getnameinfo", ("fd00:10:96::e05", 443), 0)
 attempt("getservbyname", "http")
 attempt("getprotobyname", "tcp")

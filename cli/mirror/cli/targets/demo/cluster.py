@@ -105,14 +105,16 @@ def _start_services() -> None:
     datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     datagrams.bind((scene.DNS, 53))
     streams = socket.create_server((scene.DNS, 53))
-    http_server = _DualStack(("::", 80), _Services)
-    echo_server = _DualStackEcho(("::", scene.ECHO_PORT), _Echo)
-    for target, *arguments in (
-        (_serve_names, datagrams, streams),
-        (http_server.serve_forever,),
-        (echo_server.serve_forever,),
-    ):
-        threading.Thread(target=target, args=arguments, daemon=True).start()
+    serve("::")
+    threading.Thread(target=_serve_names, args=(datagrams, streams), daemon=True).start()
+
+
+def serve(host: str) -> None:
+    """Opens the sockets of all services but names at an address, then serves from threads."""
+    http_server = _DualStack((host, 80), _Services)
+    echo_server = _DualStackEcho((host, scene.ECHO_PORT), _Echo)
+    for server in (http_server, echo_server):
+        threading.Thread(target=server.serve_forever, daemon=True).start()
 
 
 def _serve_names(datagrams: socket.socket, streams: socket.socket) -> None:

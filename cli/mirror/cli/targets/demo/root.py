@@ -48,7 +48,8 @@ def enter(shared: Iterable[str]) -> None:
     _machine(root, shared)
     _etc(root / "etc")
     _config_and_secrets(root)
-    _data(root / "data")
+    (root / "data").mkdir()
+    fill_data(root / "data")
     change_root(root)
 
 
@@ -115,8 +116,8 @@ def _config_and_secrets(root: Path) -> None:
         (secrets / name).chmod(0o640)
 
 
-def _data(data: Path) -> None:
-    data.mkdir()
+def fill_data(data: Path) -> None:
+    """Makes in an empty directory what is below /data."""
     _data_content(data)
     _data_links(data / "links")
     _data_names(data / "names")
