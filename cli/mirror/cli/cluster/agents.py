@@ -59,6 +59,8 @@ _TRIES = 3
 """How often an agent may come to its end just when it is joined."""
 _REMOVAL_WITHIN_S = 20.0
 """A Job that goes takes its pod with it: at most the pod's grace period, and a busy cluster."""
+_LOOK_AGAIN_S = 0.1
+"""For a Job that is being removed."""
 _ASKING_WITHIN_S = 2.0
 """One request, when nobody wants to wait."""
 _SILENT_S = 5.0
@@ -339,7 +341,8 @@ async def start(api: Api, wish: Wish, tell: Tell) -> Agent:
     try:
         return await until_joined(lambda: _start_once(api, wish, tell))
     except ApiError as error:
-        raise TargetError(failures.explain(error, "start an agent", wish.namespace)) from None
+        option = "--agent-namespace" if wish.settings.namespace else "-n"
+        raise TargetError(failures.explain(error, "start an agent", wish.namespace, option)) from None
 
 
 async def until_joined(start_once: Callable[[], Awaitable[Agent | None]]) -> Agent:
@@ -438,17 +441,18 @@ def _is_over(job: Object) -> bool:
 
 
 async def _wait_gone(api: Api, agent: Agent) -> None:
-    """Until that very Job is gone, or for _REMOVAL_WITHIN_S."""
-    selector = {"fieldSelector": f"metadata.name={agent.job}"}
-    path = _jobs_path(agent.namespace)
+    """Until that very Job is gone, or for _REMOVAL_WITHIN_S; without a watch, which would take one more right."""
     with trio.move_on_after(_REMOVAL_WITHIN_S):
-        async with api.watch(path, selector) as events:
-            # Looked at again once the watch is there, so that its removal is not missed.
-            if not any(job["metadata"]["uid"] == agent.job_uid for job in await api.list(path, selector)):
-                return
-            async for kind, job in events:
-                if (kind == "DELETED") == (job["metadata"]["uid"] == agent.job_uid):
+        while True:
+            try:
+                job = await api.get(f"{_jobs_path(agent.namespace)}/{agent.job}")
+            except ApiError as error:
+                if error.status == 404:
                     return
+                raise
+            if job["metadata"]["uid"] != agent.job_uid:
+                return
+            await trio.sleep(_LOOK_AGAIN_S)
 
 
 async def _lift_deadline(api: Api, agent: Agent) -> bool:

@@ -53,7 +53,7 @@ RIGHTS = (
     Right("batch", "jobs", ("create", "patch"), "no agent can be started", is_needed=True),
     Right("batch", "jobs", ("get",), "an agent that somebody else begins cannot be joined, and job/ is no target"),
     Right("batch", "jobs", ("list",), "agents are not shown, and cronjob/ is no target"),
-    Right("batch", "jobs", ("watch", "delete"), "agents that have failed or ended may be in the way for some time"),
+    Right("batch", "jobs", ("delete",), "agents that have failed or ended may be in the way for some time"),
     Right("", "events", ("watch",), "why an agent's pod was refused cannot be said"),
     *_kind_of_target("", "services", "service"),
     *_kind_of_target("apps", "deployments", "deployment"),
