@@ -198,8 +198,10 @@ class _Narrow:
                 await pump()
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_over, send)
-            nursery.start_soon(until_over, answer)
-        for stream in (ours, theirs):
-            await trio.aclose_forcefully(stream)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_over, send)
+                nursery.start_soon(until_over, answer)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(theirs)
