@@ -83,12 +83,27 @@ def test_how_long_requests_wait_for_a_connection() -> None:
         ({"agent": {"image_pull_secrets": ["a"]}}, "agent.image_pull_secrets"),
         ({"agent": {"tolerations": [{"keys": "a"}]}}, "agent.tolerations"),
         ({"agent": {"resources": {"claims": []}}}, "agent.resources"),
+        ({"agent": {"tolerations": [{"operator": "Sometimes"}]}}, "`operator` must be one of Exists, Equal"),
+        ({"agent": {"tolerations": [{"tolerationSeconds": "60"}]}}, "`agent.tolerations`: `tolerationSeconds`"),
+        ({"agent": {"tolerations": [{"key": 1}]}}, "`agent.tolerations`: `key`"),
+        ({"agent": {"resources": {"limits": {"cpu": "lots"}}}}, "`agent.resources.limits.cpu`"),
+        ({"agent": {"resources": {"requests": {"memory": True}}}}, "`agent.resources.requests.memory`"),
+        ({"agent": {"disabled_capabilities": ["NET_ADMN"]}}, "`agent.disabled_capabilities`"),
         ({"agent": {"labels": {"a": 1}}}, "agent.labels"),
         ({"agent": {"startup_timeout": "60"}}, "agent.startup_timeout"),
         ({"agent": {"ttl": -1}}, "agent.ttl"),
         ({"agent": {"ttl": 1.5}}, "agent.ttl"),
         ({"agent": {"ttl": True}}, "agent.ttl"),
         ({"agent": {"security_context": {"seccomp_profile": {"typ": "x"}}}}, "agent.security_context.seccomp_profile"),
+        (
+            {"agent": {"security_context": {"seccomp_profile": {"type": "None"}}}},
+            "seccomp_profile.type` must be one of",
+        ),
+        (
+            {"agent": {"security_context": {"app_armor_profile": {"type": "Localhost"}}}},
+            "`agent.security_context.app_armor_profile.localhost_profile` must be there",
+        ),
+        ({"agent": {"security_context": {"se_linux_options": {"typ": "x"}}}}, "security_context.se_linux_options`"),
         ({"feature": {"fs": {"mode": "reed"}}}, "feature.fs.mode"),
         ({"feature": {"fs": {"mode": ["read"]}}}, "feature.fs.mode"),
         ({"feature": {"env": {"override": {"A": 1}}}}, "feature.env.override"),
@@ -103,6 +118,12 @@ def test_what_is_refused_is_named(document: Any, field: str) -> None:
     assert field in complaint(document)
 
 
+@pytest.mark.parametrize("quantity", ["1", 1, 0.5, "500m", "64Mi", "1.5G", "1e3", ".5"])
+def test_quantities(quantity: Any) -> None:
+    found = configuration.interpret({"agent": {"resources": {"limits": {"memory": quantity}}}})
+    assert found["agent"]["resources"] == {"limits": {"memory": str(quantity)}}
+
+
 def test_a_cluster_and_its_agent() -> None:
     document = {
         "target": {"path": "pod/web", "namespace": "shop"},
@@ -112,7 +133,7 @@ def test_a_cluster_and_its_agent() -> None:
             "annotations": {"a": "b"},
             "communication_timeout": 10,
             "disable_mesh_sidecar_injection": False,
-            "disabled_capabilities": ["NET_ADMIN"],
+            "disabled_capabilities": ["NET_ADMIN", "cap_net_raw"],
             "grace": 2.5,
             "image": "agent:1",
             "image_pull_policy": "Always",
@@ -149,7 +170,7 @@ def test_a_cluster_and_its_agent() -> None:
         labels={"c": "d"},
         annotations={"a": "b"},
         is_privileged=True,
-        dropped_capabilities=("NET_ADMIN",),
+        dropped_capabilities=("NET_ADMIN", "NET_RAW"),
         seccomp_profile={"type": "Localhost", "localhostProfile": "agent.json"},
         app_armor_profile={"type": "Unconfined"},
         se_linux_options={"type": "spc_t"},

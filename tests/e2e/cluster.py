@@ -72,6 +72,7 @@ _PATHS = {
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
+    "PriorityClass": "/apis/scheduling.k8s.io/v1/priorityclasses",
     "ValidatingWebhookConfiguration": "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations",
 }
 _KINDS = {
@@ -357,11 +358,13 @@ class Cluster:
         return found
 
     def as_user(self, name: str, folder: Path, *groups: str) -> Path:
-        """A kubeconfig for this cluster of a user without any right but those of some groups."""
+        """A kubeconfig for this cluster of a user without any right but their groups'."""
         content = yaml.safe_load(self.kubeconfig.read_text())
         current = next(each for each in content["contexts"] if each["name"] == content["current-context"])
         user = next(each for each in content["users"] if each["name"] == current["context"]["user"])
-        user["user"] |= {"as": name, "as-groups": list(groups)}
+        user["user"]["as"] = name
+        if groups:
+            user["user"]["as-groups"] = ["system:authenticated", *groups]
         path = folder / f"kubeconfig-{name}"
         path.write_text(yaml.safe_dump(content))
         path.chmod(0o600)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import trio
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from mirror.cli.cluster.access import Access, find_access
+
 _READ_BYTES = 64 << 10
+_REFUSAL = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"
 
 
 class Relay:
@@ -136,3 +141,75 @@ def relay_to(kubeconfig: Path) -> Relay:
     server = urlsplit(cluster["server"])
     assert server.hostname is not None
     return Relay(server.hostname, server.port or 443)
+
+
+@contextlib.contextmanager
+def refusing_upgrades(kubeconfig: Path, folder: Path, protocol: str) -> Iterator[Path]:
+    """A proxy before the API server that does not let one protocol through; the kubeconfig of who goes by it."""
+    listens: queue.Queue[tuple[int, trio.lowlevel.TrioToken, trio.CancelScope]] = queue.Queue()
+
+    async def main() -> None:
+        access = await find_access({"KUBECONFIG": str(kubeconfig)})
+        narrow = _Narrow(access, f"Upgrade: {protocol}".encode())
+        with trio.CancelScope() as scope:
+            (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            port = listener.socket.getsockname()[1]
+            listens.put((port, trio.lowlevel.current_trio_token(), scope))
+            await trio.serve_listeners(narrow.serve, [listener])
+
+    thread = threading.Thread(target=trio.run, args=(main,))
+    thread.start()
+    port, token, scope = listens.get()
+    content = yaml.safe_load(kubeconfig.read_text())
+    for each in content["clusters"]:
+        each["cluster"] = {"server": f"http://127.0.0.1:{port}"}
+    path = folder / f"kubeconfig-{port}"
+    path.write_text(yaml.safe_dump(content))
+    path.chmod(0o600)
+    try:
+        yield path
+    finally:
+        token.run_sync_soon(scope.cancel)
+        thread.join()
+
+
+class _Narrow:
+    """Passes on what does not hold some words in one piece, as the head of a request does."""
+
+    def __init__(self, access: Access, refused: bytes) -> None:
+        self._access = access
+        self._refused = refused
+
+    async def serve(self, ours: trio.SocketStream) -> None:
+        server = urlsplit(self._access.server)
+        assert server.hostname is not None
+        assert self._access.tls is not None
+        below = await trio.open_tcp_stream(server.hostname, server.port or 443)
+        theirs = trio.SSLStream(below, self._access.tls, server_hostname=server.hostname, https_compatible=True)
+        one_at_a_time = trio.Lock()
+
+        async def send() -> None:
+            while data := await ours.receive_some(_READ_BYTES):
+                if self._refused in data:
+                    async with one_at_a_time:
+                        await ours.send_all(_REFUSAL)
+                else:
+                    await theirs.send_all(data)
+
+        async def answer() -> None:
+            while data := await theirs.receive_some(_READ_BYTES):
+                async with one_at_a_time:
+                    await ours.send_all(data)
+
+        async def until_over(pump: Callable[[], Awaitable[None]]) -> None:
+            with contextlib.suppress(trio.BrokenResourceError):
+                await pump()
+            nursery.cancel_scope.cancel()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_over, send)
+                nursery.start_soon(until_over, answer)
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(theirs)

@@ -29,7 +29,7 @@ def test_rights_that_are_missing(cluster: Cluster, tmp_path: Path) -> None:
     with rights(cluster, without("services")):
         useful = run(cluster, "doctor", "-n", cluster.namespace, "--kubeconfig", kubeconfig)
     assert useful.returncode == 0, useful.stdout
-    assert "less no right to get, list services" in useful.stdout
+    assert "less no right to get services" in useful.stdout
     assert "service/ is no target" in useful.stdout
     assert len(RULES) > 1
 

@@ -11,6 +11,7 @@ stand for the field named in `_SIMPLE_FORMS`.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, ItemsView, Mapping
 from typing import Any
@@ -52,6 +53,23 @@ _ELSEWHERE = frozenset(
     }
 )  # fmt: skip
 """Fields that such files have and that mirror does not follow."""
+
+
+_LINUX_CAPABILITIES = frozenset(
+    {
+        "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "BLOCK_SUSPEND", "BPF", "CHECKPOINT_RESTORE", "CHOWN",
+        "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE",
+        "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE", "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST",
+        "NET_RAW", "PERFMON", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYSLOG", "SYS_ADMIN", "SYS_BOOT",
+        "SYS_CHROOT", "SYS_MODULE", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE", "SYS_RAWIO", "SYS_RESOURCE", "SYS_TIME",
+        "SYS_TTY_CONFIG", "WAKE_ALARM",
+    }
+)  # fmt: skip
+"""capabilities(7)."""
+_PROFILES = ("RuntimeDefault", "Localhost", "Unconfined")
+_TOLERATIONS = {"operator": ("Exists", "Equal"), "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute")}
+_QUANTITY = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?\d+)?")
+"""apimachinery/pkg/api/resource/quantity.go"""
 
 
 def read(path: str) -> dict[str, Any]:
@@ -229,6 +247,12 @@ def _tolerations(value: Any, field: str, found: dict[str, Any]) -> None:
     known = {"effect", "key", "operator", "tolerationSeconds", "value"}
     if not isinstance(value, list) or not all(isinstance(each, Mapping) and each.keys() <= known for each in value):
         raise MirrorError(f"`{field}` must be a list of tolerations as in a pod, not {value!r}")
+    for each in value:
+        for name, text in each.items():
+            choices = _TOLERATIONS.get(name, ())
+            if not isinstance(text, int if name == "tolerationSeconds" else str) or (choices and text not in choices):
+                wanted = f"one of {', '.join(choices)}" if choices else "as in a pod"
+                raise MirrorError(f"`{field}`: `{name}` must be {wanted}, not {text!r}")
     found["tolerations"] = tuple(dict(each) for each in value)
 
 
@@ -236,7 +260,10 @@ def _resources(value: Any, field: str, found: dict[str, Any]) -> None:
     if not isinstance(value, Mapping) or not value.keys() <= {"requests", "limits"}:
         raise MirrorError(f"`{field}` may hold `requests` and `limits`, not {value!r}")
     found["resources"] = {
-        name: {resource: str(quantity) for resource, quantity in _entries(quantities, f"{field}.{name}")}
+        name: {
+            resource: _quantity(quantity, f"{field}.{name}.{resource}")
+            for resource, quantity in _entries(quantities, f"{field}.{name}")
+        }
         for name, quantities in value.items()
     }
 
@@ -251,9 +278,36 @@ def _profile(setting: str) -> _Reader:
         }
         if not {"type"} <= profile.keys() <= {"type", "localhostProfile"}:
             raise MirrorError(f"`{field}` must hold `type` and may hold `localhost_profile`, not {value!r}")
+        if profile["type"] not in _PROFILES:
+            raise MirrorError(f"`{field}.type` must be one of {', '.join(_PROFILES)}, not {profile['type']!r}")
+        if (profile["type"] == "Localhost") != bool(profile.get("localhostProfile")):
+            raise MirrorError(f"`{field}.localhost_profile` must be there if `type` is Localhost, and only then")
         found[setting] = profile
 
     return read_profile
+
+
+def _se_linux(value: Any, field: str, found: dict[str, Any]) -> None:
+    options = _texts(value, field)
+    if not options.keys() <= {"level", "role", "type", "user"}:
+        raise MirrorError(f"`{field}` may hold `level`, `role`, `type` and `user`, not {value!r}")
+    found["se_linux_options"] = options
+
+
+def _capabilities(value: Any, field: str, found: dict[str, Any]) -> None:
+    """With or without `CAP_`."""
+    _names("dropped_capabilities")(value, field, found)
+    names = tuple(name.upper().removeprefix("CAP_") for name in found["dropped_capabilities"])
+    if unknown := [name for name in names if name not in _LINUX_CAPABILITIES]:
+        raise MirrorError(f"`{field}` must be a list of Linux capabilities, which {unknown[0]!r} is not")
+    found["dropped_capabilities"] = names
+
+
+def _quantity(value: Any, field: str) -> str:
+    text = str(value)
+    if isinstance(value, bool) or not _QUANTITY.fullmatch(text):
+        raise MirrorError(f"`{field}` must be a quantity as in a pod, such as 500m or 64Mi, not {value!r}")
+    return text
 
 
 def _target_path(value: Any, field: str, found: dict[str, Any]) -> None:
@@ -312,7 +366,7 @@ _FIELDS: dict[str, _Reader] = {
     "agent.annotations": _in_agent(_mapping("annotations")),
     "agent.communication_timeout": _in_agent(_seconds("first_client_within_s")),
     "agent.disable_mesh_sidecar_injection": _in_agent(_switch("is_kept_out_of_meshes")),
-    "agent.disabled_capabilities": _in_agent(_names("dropped_capabilities")),
+    "agent.disabled_capabilities": _in_agent(_capabilities),
     "agent.ephemeral": _in_agent(_switch("is_ephemeral")),
     "agent.grace": _in_agent(_seconds("grace_s")),
     "agent.image": _in_agent(_image),
@@ -326,7 +380,7 @@ _FIELDS: dict[str, _Reader] = {
     "agent.resources": _in_agent(_resources),
     "agent.security_context.app_armor_profile": _in_agent(_profile("app_armor_profile")),
     "agent.security_context.seccomp_profile": _in_agent(_profile("seccomp_profile")),
-    "agent.security_context.se_linux_options": _in_agent(_mapping("se_linux_options")),
+    "agent.security_context.se_linux_options": _in_agent(_se_linux),
     "agent.service_account": _in_agent(_text("service_account")),
     "agent.startup_timeout": _in_agent(_seconds("startup_timeout_s")),
     "agent.tolerations": _in_agent(_tolerations),

@@ -177,6 +177,8 @@ class Stage(Api):
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Object]] = {JOBS: {}, PODS: {}, EVENTS: {}}
         self.forbidden: set[str] = set()
+        self.is_kept = False
+        """Whether Jobs may not be removed."""
         self.broken: dict[str, MirrorError] = {}
         """For paths why nothing more is heard of them."""
         self.node: Object = {"metadata": {"name": "node-1"}, "status": {}}
@@ -219,6 +221,8 @@ class Stage(Api):
         if path in self.broken:
             raise self.broken[path]
         if path == "/api/v1/nodes/node-1":
+            if not self.node:
+                raise ApiError(403, "Forbidden", _forbid("get", "nodes", "", " at the cluster scope"))
             return self.node
         folder, _, name = path.rpartition("/")
         if name not in self.objects[folder]:
@@ -264,6 +268,8 @@ class Stage(Api):
 
     async def delete(self, path: str, *, propagation: str = "Background", uid: str | None = None) -> Object:
         await trio.lowlevel.checkpoint()
+        if self.is_kept:
+            raise ApiError(403, "Forbidden", _forbid("delete", "jobs", "batch", ' in the namespace "shop"'))
         folder, _, name = path.rpartition("/")
         thing = self.objects[folder][name]
         if uid != thing["metadata"]["uid"]:
@@ -294,6 +300,10 @@ class Stage(Api):
             yield receiver
         finally:
             self._watchers.remove((path, fields, sender))
+
+
+def _forbid(verb: str, resource: str, group: str, where: str) -> str:
+    return f'User "dev" cannot {verb} resource "{resource}" in API group "{group}"{where}'
 
 
 def _matches(thing: Object, fields: str) -> bool:
@@ -422,7 +432,7 @@ async def test_one_that_has_ended_is_replaced(stage: Stage, nursery: trio.Nurser
         await trio.testing.wait_all_tasks_blocked()
         stage.put_pod("job-1", RUNNING)
 
-    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}, "status": status})
+    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}, "spec": {}, "status": status})
     stage.put_pod("job-0", {"terminated": {"exitCode": 0}}, phase="Succeeded")
     nursery.start_soon(controllers)
     assert (await start(stage)).job_uid == "job-1"
@@ -558,8 +568,43 @@ async def test_who_may_not_lift_the_deadline_may_join(stage: Stage, nursery: tri
 async def test_patience_ends(stage: Stage, autojump_clock: trio.testing.MockClock) -> None:
     stage.forbidden.add(EVENTS)
     sentence = await fails_with(stage, dataclasses.replace(WISH, settings=AgentSettings(startup_timeout_s=20)))
-    assert "did not start within 20 s (waited for the cluster to make the agent's pod; this user may not" in sentence
+    assert "did not start within 20 s (waited for the cluster to make the agent's pod; user dev lacks" in sentence
+    assert "the right to watch events in the whole cluster, which might tell why)" in sentence
     assert stage.removed == ["job-1"]
+
+
+async def test_who_may_not_see_a_silent_node_is_told(stage: Stage, autojump_clock: trio.testing.MockClock) -> None:
+    stage.node = {}
+    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}})
+    stage.put_pod("job-0")
+    sentence = await fails_with(stage)
+    assert sentence.count("user dev lacks the right to get nodes in the whole cluster, which might tell why") == 1
+
+
+async def test_who_may_not_remove_what_fails_is_told(stage: Stage, nursery: trio.Nursery) -> None:
+    async def controllers() -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        stage.put_pod("job-1", {"waiting": {"reason": "ErrImagePull", "message": "not found"}})
+
+    stage.is_kept = True
+    nursery.start_soon(controllers)
+    sentence = await fails_with(stage)
+    assert "mirror-agent:1 cannot be pulled" in sentence
+    assert f"(its Job {NAME} stays for up to 91 s, as user dev lacks the right to delete jobs.batch" in sentence
+
+
+@pytest.mark.parametrize(("ttl_s", "is_waited_for"), [(1, True), (1000, False), (None, False)])
+async def test_one_that_has_ended_and_may_not_be_removed(
+    stage: Stage, autojump_clock: trio.testing.MockClock, ttl_s: int | None, is_waited_for: bool
+) -> None:
+    """If the cluster removes it in time that is as good."""
+    spec = {} if ttl_s is None else {"ttlSecondsAfterFinished": ttl_s}
+    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}, "spec": spec, "status": {"failed": 1}})
+    stage.is_kept = True
+    began_at = trio.current_time()
+    sentence = await fails_with(stage)
+    assert ("lacks the right to delete jobs.batch in namespace shop, which mirror needs" in sentence) != is_waited_for
+    assert (trio.current_time() > began_at) == is_waited_for
 
 
 async def test_an_interrupted_start_leaves_nothing(stage: Stage) -> None:

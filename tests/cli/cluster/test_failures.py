@@ -192,6 +192,18 @@ def test_states(pod: dict[str, Any], verdict: failures.Verdict) -> None:
         (agent_pod(waiting("InvalidImageName")), "'mirror-agent:1' is no name of an image"),
         (agent_pod(waiting("CreateContainerError", "no such profile")), "(CreateContainerError: no such profile)"),
         (
+            agent_pod(waiting("CreateContainerError", 'cannot load seccomp profile "x"')),
+            'cannot load seccomp profile "x"); correct agent.security_context.seccomp_profile',
+        ),
+        (
+            agent_pod(waiting("Blocked"), phase="Pending", reason="AppArmor", message="AppArmor is not enabled"),
+            "(AppArmor: AppArmor is not enabled); correct agent.security_context.app_armor_profile",
+        ),
+        (
+            agent_pod(phase="Failed", reason="AppArmor", message="Cannot enforce AppArmor"),
+            "node-1 gave up the agent's pod (AppArmor: Cannot enforce AppArmor); correct agent.security_context.app_a",
+        ),
+        (
             agent_pod(terminated(1, "a\nprocess 7 has ended; name one\n"), phase="Failed"),
             "process 7 has ended; name one",
         ),

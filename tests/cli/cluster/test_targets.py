@@ -371,6 +371,29 @@ async def test_no_right_in_a_namespace_that_does_not_exist() -> None:
         await targets.find(api, parse("deployment/web"), "shop")
 
 
+async def test_no_right_to_see_what_else_there_might_be() -> None:
+    """Neither others of the kind nor the namespace itself."""
+
+    def forbid(verb: str, path: str) -> ApiError:
+        resource = "namespaces" if path.endswith("/shop") else path.split("/shop/")[1].split("/")[0]
+        return ApiError(403, "Forbidden", f'User "dev" cannot {verb} resource "{resource}" in API group ""')
+
+    class Forbidding(StoredApi):
+        async def get(self, path: str, parameters: Mapping[str, str] | None = None) -> Object:
+            if path.endswith("/shop"):
+                raise forbid("get", path)
+            return await super().get(path, parameters)
+
+        async def list(self, path: str, parameters: Mapping[str, str] | None = None) -> list[Object]:
+            raise forbid("list", path)
+
+    with pytest.raises(TargetError) as caught:
+        await targets.find(Forbidding({}), parse("service/web"), "shop")
+    assert "there is no service/web in namespace shop" in caught.value.sentence
+    assert "user dev lacks the right to list services" in caught.value.sentence
+    assert "the right to get namespaces" in caught.value.sentence
+
+
 async def test_agents_are_not_suggested() -> None:
     api = cluster()
     api.objects[f"{SHOP}/pods/web-8"] = pod("web-8", labels=targets.AGENT_LABELS)

@@ -101,12 +101,15 @@ async def test_what_cannot_be_tried(error: ApiError, why: str, capsys: pytest.Ca
 
 async def test_what_may_not_be_seen_at_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     async def refuse(*_: Any) -> NoReturn:
-        raise ApiError(403, "Forbidden", "")
+        raise ApiError(403, "Forbidden", NO_RIGHT.replace("create", "get").replace("pods", "namespaces"))
 
     api = Admission(ApiError(403, "Forbidden", NO_RIGHT))
     monkeypatch.setattr(api, "get", refuse)
     assert await doctor.look_at_admission(api, "shop") is True
-    assert capsys.readouterr().out.startswith("less whether PodSecurity, quotas or webhooks refuse agents")
+    said = capsys.readouterr().out
+    assert said.startswith("less whether PodSecurity, quotas or webhooks refuse agents")
+    assert "lacks the right to create pods in namespace shop" in said
+    assert "lacks the right to get namespaces in namespace shop" in said
 
 
 class Rights(Api):
@@ -127,7 +130,7 @@ class Rights(Api):
         ("pods/portforward", ("get",), True, "less no right to create pods/portforward in namespace shop: agents can "),
         ("pods/portforward", (), False, "no   no right to create, get pods/portforward in namespace shop: agents cann"),
         ("pods", ("get", "list"), False, "no   no right to watch pods in namespace shop: no target can be found"),
-        ("services", ("get",), True, "less no right to list services in namespace shop: service/ is no target"),
+        ("services", ("list",), True, "less no right to get services in namespace shop: service/ is no target"),
     ],
 )
 async def test_rights(

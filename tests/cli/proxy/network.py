@@ -202,7 +202,7 @@ class Access:
         self.actor, self.whereabouts, self._gone = actor, whereabouts, why
         self._has_gone.set()
 
-    async def until_gone(self) -> str:
+    async def until_gone(self, _: Callable[[str], None], /) -> str:
         """Until `go`."""
         await self._has_gone.wait()
         self._has_gone = trio.Event()

@@ -262,7 +262,7 @@ class Shop:
         assert (namespace, scope) == ("shop", {"labelSelector": "app=web"})
         if self.broken:
             self.broken -= 1
-            raise ApiError(403, "Forbidden", "no watching")
+            raise ApiError(403, "Forbidden", 'User "dev" cannot watch resource "pods" in API group ""')
         while see(self.pods):
             await self.changed.wait()
 
@@ -273,6 +273,10 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr(targets, "find", shop.find)
     monkeypatch.setattr(targets, "follow", shop.follow)
     return shop
+
+
+def hear_nothing(sentence: str) -> None:
+    raise AssertionError(sentence)
 
 
 def names(agent: ClusterAgent) -> list[str]:
@@ -295,7 +299,7 @@ async def test_replicas_follow_the_pods(ports: Ports, nursery: trio.Nursery, sho
     assert agent.whereabouts == "pod web-1"
     assert names(agent) == ["pod web-2"]
     kept = agent.replicas
-    nursery.start_soon(agent.until_gone)
+    nursery.start_soon(agent.until_gone, hear_nothing)
     await trio.testing.wait_all_tasks_blocked()
     assert agent.replicas is kept
     shop.put(pod("web-1"), pod("web-2", ready=False), pod("web-3"))
@@ -314,7 +318,7 @@ async def test_who_wants_no_replicas_has_none(
     ports: Ports, nursery: trio.Nursery, shop: Shop, settings: dict[str, str]
 ) -> None:
     agent = await started(Stage(), nursery, **settings)
-    nursery.start_soon(agent.until_gone)
+    nursery.start_soon(agent.until_gone, hear_nothing)
     shop.put(pod("web-1"), pod("web-3"))
     await trio.testing.wait_all_tasks_blocked()
     assert names(agent) == []
@@ -327,7 +331,7 @@ async def test_a_target_that_goes_is_told_and_its_next_is_connected_to(
     stage = Stage()
     agent = await started(stage, nursery)
     shop.put(pod("web-2"), pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
-    assert await agent.until_gone() == "pod web-1 is being removed"
+    assert await agent.until_gone(hear_nothing) == "pod web-1 is being removed"
     agent.begin_again(None)
     await begin(stage, agent, nursery)
     assert agent.whereabouts == "pod web-2"
@@ -340,7 +344,9 @@ async def test_a_watch_that_cannot_be_had_is_tried_again(
     agent = await started(Stage(), nursery)
     shop.broken = 3
     shop.put(pod("web-2"))
-    assert await agent.until_gone() == "pod web-1 is gone"
+    told: list[str] = []
+    assert await agent.until_gone(told.append) == "pod web-1 is gone"
+    assert "user dev lacks the right to watch pods" in told[0]
 
 
 async def test_a_replicas_agent_follows_nobody(
@@ -351,5 +357,5 @@ async def test_a_replicas_agent_follows_nobody(
     await begin(stage, agent, nursery)
     shop.put()
     with trio.move_on_after(100) as patience:
-        await agent.until_gone()
+        await agent.until_gone(hear_nothing)
     assert patience.cancelled_caught

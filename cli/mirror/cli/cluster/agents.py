@@ -59,6 +59,8 @@ _TRIES = 3
 """How often an agent may come to its end just when it is joined."""
 _REMOVAL_WITHIN_S = 20.0
 """A Job that goes takes its pod with it: at most the pod's grace period, and a busy cluster."""
+_LOOK_AGAIN_S = 0.1
+"""For a Job that is being removed."""
 _ASKING_WITHIN_S = 2.0
 """One request, when nobody wants to wait."""
 _SILENT_S = 5.0
@@ -209,11 +211,16 @@ def manifest(wish: Wish) -> dict[str, Any]:
         "metadata": {"name": name, "labels": labels, "annotations": annotations},
         "spec": {
             "backoffLimit": 0,
-            "activeDeadlineSeconds": math.ceil(settings.startup_timeout_s) + _ABANDONED_S,
+            "activeDeadlineSeconds": _deadline_s(settings),
             "ttlSecondsAfterFinished": settings.ttl_s,
             "template": {"metadata": {"labels": labels, "annotations": annotations}, "spec": pod},
         },
     }
+
+
+def _deadline_s(settings: AgentSettings) -> int:
+    """How long a Job may last whose agent does not come up."""
+    return math.ceil(settings.startup_timeout_s) + _ABANDONED_S
 
 
 def _container(wish: Wish) -> dict[str, Any]:
@@ -334,7 +341,8 @@ async def start(api: Api, wish: Wish, tell: Tell) -> Agent:
     try:
         return await until_joined(lambda: _start_once(api, wish, tell))
     except ApiError as error:
-        raise TargetError(failures.explain(error, "start an agent", wish.namespace)) from None
+        option = "--agent-namespace" if wish.settings.namespace else "-n"
+        raise TargetError(failures.explain(error, "start an agent", wish.namespace, option)) from None
 
 
 async def until_joined(start_once: Callable[[], Awaitable[Agent | None]]) -> Agent:
@@ -366,15 +374,15 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     if job is None:
         return None
     agent = _agent(wish, job["metadata"]["uid"], "", is_begun)
-    is_up = False
     try:
         pod_name = await _Start(api, wish, agent, tell).run()
         if pod_name and not await _lift_deadline(api, agent):
             pod_name = ""
-        is_up = True
-    finally:
-        if not is_up and is_begun:
-            await remove(api, agent)
+    except BaseException as error:
+        refusal = await remove(api, agent) if is_begun else None
+        if refusal is not None and isinstance(error, TargetError):
+            raise TargetError(f"{error.sentence} ({_say_left(wish, agent, refusal)})") from None
+        raise
     if not pod_name:
         await remove(api, agent)  # with no pod left to come (backoffLimit), it is only in the way
         await _wait_gone(api, agent)
@@ -412,7 +420,10 @@ async def _create_or_get(api: Api, wish: Wish, tell: Tell) -> tuple[Object | Non
     await tell("the last agent is being removed")
     agent = _agent(wish, job["metadata"]["uid"], "", is_begun=False)
     if not job["metadata"].get("deletionTimestamp"):
-        await remove(api, agent)
+        refusal = await remove(api, agent)
+        stays_s = job["spec"].get("ttlSecondsAfterFinished")
+        if refusal is not None and (stays_s is None or stays_s > _REMOVAL_WITHIN_S):
+            raise refusal
     await _wait_gone(api, agent)
     return None, False
 
@@ -430,17 +441,18 @@ def _is_over(job: Object) -> bool:
 
 
 async def _wait_gone(api: Api, agent: Agent) -> None:
-    """Until that very Job is gone, or for _REMOVAL_WITHIN_S."""
-    selector = {"fieldSelector": f"metadata.name={agent.job}"}
-    path = _jobs_path(agent.namespace)
+    """Until that very Job is gone, or for _REMOVAL_WITHIN_S; without a watch, which would take one more right."""
     with trio.move_on_after(_REMOVAL_WITHIN_S):
-        async with api.watch(path, selector) as events:
-            # Looked at again once the watch is there, so that its removal is not missed.
-            if not any(job["metadata"]["uid"] == agent.job_uid for job in await api.list(path, selector)):
-                return
-            async for kind, job in events:
-                if (kind == "DELETED") == (job["metadata"]["uid"] == agent.job_uid):
+        while True:
+            try:
+                job = await api.get(f"{_jobs_path(agent.namespace)}/{agent.job}")
+            except ApiError as error:
+                if error.status == 404:
                     return
+                raise
+            if job["metadata"]["uid"] != agent.job_uid:
+                return
+            await trio.sleep(_LOOK_AGAIN_S)
 
 
 async def _lift_deadline(api: Api, agent: Agent) -> bool:
@@ -458,14 +470,29 @@ async def _lift_deadline(api: Api, agent: Agent) -> bool:
     return True
 
 
-async def remove(api: Api, agent: Agent) -> None:
-    """Removes that very Job and its pod, if that is permitted, also while being cancelled. Does not wait for it."""
+async def remove(api: Api, agent: Agent) -> ApiError | None:
+    """Removes that very Job and its pod, also while being cancelled. Does not wait for it.
+
+    Returns:
+        That this user may not, if so.
+    """
     with (
         trio.CancelScope(shield=True),
         trio.move_on_after(_ASKING_WITHIN_S),
-        contextlib.suppress(ApiError, MirrorError),
+        contextlib.suppress(MirrorError),
     ):
-        await api.delete(f"{_jobs_path(agent.namespace)}/{agent.job}", uid=agent.job_uid)
+        try:
+            await api.delete(f"{_jobs_path(agent.namespace)}/{agent.job}", uid=agent.job_uid)
+        except ApiError as error:
+            if error.status == 403:
+                return error
+    return None
+
+
+def _say_left(wish: Wish, agent: Agent, refusal: ApiError) -> str:
+    """That a Job stays, by the reason why it could not be removed."""
+    within_s = _deadline_s(wish.settings) + wish.settings.ttl_s
+    return f"its Job {agent.job} stays for up to {within_s} s, as {_say_refused(refusal)}"
 
 
 def _jobs_path(namespace: str) -> str:
@@ -484,6 +511,10 @@ def _owner_uid(pod: Object) -> str:
     return next((str(owner["uid"]) for owner in pod["metadata"].get("ownerReferences") or ()), "")
 
 
+def _say_refused(error: ApiError) -> str:
+    return failures.missing_right(error.message) or failures.in_one_line(error.message)
+
+
 class _Start:
     """Waits for the pod of one Job, with everything watched that could explain why there is none."""
 
@@ -500,8 +531,8 @@ class _Start:
         self._node = ""
         self._pod_uid = ""
         """Of the pod whose Events are watched."""
-        self._is_blind = False
-        """Whether this user may not see Events."""
+        self._unseen: list[str] = []
+        """What would tell more, and this user may not see."""
 
     async def run(self) -> str:
         """The name of the pod whose container runs; empty: it has ended.
@@ -576,8 +607,9 @@ class _Start:
                 async for _, event in events:
                     sentence = failures.explain_refused_pod(event.get("message", ""), self._agent.namespace)
                     self._conclude(TargetError(sentence))
-        except ApiError:
-            self._is_blind = True
+        except ApiError as error:
+            self._unseen.append(_say_refused(error))
+            await self._tell(f"{self._unseen[-1]}, so this may take a second longer, and a refused pod is not told")
         except MirrorError as error:
             self._conclude(error)
 
@@ -595,8 +627,10 @@ class _Start:
                 continue
             try:
                 node = await self._api.get(f"/api/v1/nodes/{self._node}") if self._node else None
-            except ApiError:
-                continue  # who may not see nodes must wait
+            except ApiError as error:  # who may not see nodes must wait
+                if (unseen := _say_refused(error)) not in self._unseen:
+                    self._unseen.append(unseen)
+                continue
             except MirrorError as error:
                 self._conclude(error)
                 return
@@ -605,11 +639,11 @@ class _Start:
 
     async def _give_up(self) -> None:
         await trio.sleep(self._wish.settings.startup_timeout_s)
-        hint = "; this user may not list events, where the cluster would say why" if self._is_blind else ""
+        hints = "".join(f"; {unseen}, which might tell why" for unseen in self._unseen)
         self._conclude(
             TargetError(
                 f"the agent did not start within {self._wish.settings.startup_timeout_s:.0f} s (waited for "
-                f"{self._waits_for}{hint}); look at `kubectl -n {self._agent.namespace} describe job "
+                f"{self._waits_for}{hints}); look at `kubectl -n {self._agent.namespace} describe job "
                 f"{self._agent.job}` while it tries again, or give it longer with --agent-startup-timeout"
             )
         )

@@ -50,13 +50,14 @@ def in_one_line(text: str) -> str:
 # --- answers of the API server ----------------------------------------------------------------------------
 
 
-def explain(error: ApiError, doing: str, namespace: str) -> str:
+def explain(error: ApiError, doing: str, namespace: str, option: str = "-n") -> str:
     """Why the API server refused a request.
 
     Args:
         error: Its answer.
         doing: What mirror wanted, to follow "may not", as in `look for pod/web`.
         namespace: In which.
+        option: By which the user chose that.
     """
     message = in_one_line(error.message)
     if is_refusal(error):
@@ -68,7 +69,7 @@ def explain(error: ApiError, doing: str, namespace: str) -> str:
         right = missing_right(error.message)
         return f"{right}, which mirror needs to {doing}; have an administrator of the cluster grant it"
     if error.status == 404 and re.search(r'namespaces "[^"]*" not found', error.message):
-        return f"there is no namespace {namespace}; choose one with -n"
+        return f"there is no namespace {namespace}; choose one with {option}"
     if error.status == 429:
         return f"mirror could not {doing}: the cluster has too much to do ({message}); try again later"
     if error.status in (400, 422):
@@ -223,8 +224,10 @@ def judge(pod: Mapping[str, Any]) -> Verdict:
         return Refused(_say_image(agent, reason, waiting.get("message", "")))
     if reason not in _PATIENT_REASONS:
         text = in_one_line(waiting.get("message", ""))
+        if reason == "Blocked" and status.get("reason"):  # the kubelet keeps it from starting, and says why elsewhere
+            reason, text = status["reason"], in_one_line(status.get("message", ""))
         apart = "leave out --ephemeral, so that the agent has a pod of its own"
-        remedy = apart if _is_ephemeral(agent) else _ELSEWHERE
+        remedy = _remedy_for_profile(f"{reason} {text}") or (apart if _is_ephemeral(agent) else _ELSEWHERE)
         return Refused(f"the agent's container cannot be made ({reason}{f': {text}' if text else ''}); {remedy}")
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
@@ -252,6 +255,13 @@ def _agent_of(containers: list[Mapping[str, Any]]) -> Mapping[str, Any]:
 def is_killed(terminated: Mapping[str, Any]) -> bool:
     """Whether a signal ended a container, as its target's restart does."""
     return int(terminated.get("exitCode", 0)) > _SIGNALLED
+
+
+def _remedy_for_profile(text: str) -> str:
+    """What helps where a security profile keeps the agent's container from being made; empty: it is something else."""
+    kinds = {"seccomp": "seccomp_profile", "AppArmor": "app_armor_profile", "SELinux": "se_linux_options"}
+    field = next((field for word, field in kinds.items() if word.lower() in text.lower()), "")
+    return f"correct agent.security_context.{field} in the configuration file" if field else ""
 
 
 def _is_ephemeral(container: Mapping[str, Any]) -> bool:
@@ -294,7 +304,8 @@ def _say_failed(status: Mapping[str, Any], node: str) -> str:
             f"agent.priority_class, or choose a pod on another node"
         )
     said = f"{reason}: {message}" if message and reason else reason or message or "no reason is given"
-    return f"node {node} gave up the agent's pod ({said}); try again, or choose a pod on another node"
+    remedy = _remedy_for_profile(said) or "try again, or choose a pod on another node"
+    return f"node {node} gave up the agent's pod ({said}); {remedy}"
 
 
 def _say_image(agent: Mapping[str, Any], reason: str, message: str) -> str:

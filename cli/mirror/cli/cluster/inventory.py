@@ -228,8 +228,8 @@ def rows_of_ephemeral(pod: Object) -> list[AgentRow]:
     return rows
 
 
-async def list_agents(api: Api, namespace: str) -> list[AgentRow]:
-    """The agents in a namespace; empty: in all. Of those in pods of targets what this user may see.
+async def list_agents(api: Api, namespace: str) -> tuple[list[AgentRow], str]:
+    """The agents in a namespace, or in all if that is empty; and why those in pods of targets are not among them.
 
     Raises:
         ApiError: This user may not list Jobs.
@@ -237,14 +237,15 @@ async def list_agents(api: Api, namespace: str) -> list[AgentRow]:
     """
     path = f"/apis/batch/v1/namespaces/{quote(namespace)}/jobs" if namespace else "/apis/batch/v1/jobs"
     rows = [*map(row_of_agent, await api.list(path, {"labelSelector": agents.SELECTOR}))]
+    pods, unseen = list[Object](), ""
     try:
         pods = await api.list(f"/api/v1/namespaces/{quote(namespace)}/pods" if namespace else "/api/v1/pods")
     except ApiError as error:
         if error.status != 403:
             raise
-        pods = []
+        unseen = failures.missing_right(error.message) or failures.in_one_line(error.message)
     rows += [row for pod in pods for row in rows_of_ephemeral(pod)]
-    return sorted(rows, key=lambda row: (row.namespace, row.began, row.job))
+    return sorted(rows, key=lambda row: (row.namespace, row.began, row.job)), unseen
 
 
 async def remove_agent(api: Api, row: AgentRow) -> None:

@@ -34,6 +34,12 @@ class Right:
         return f"{self.resource}.{self.group}" if self.group else self.resource
 
 
+def _kind_of_target(group: str, resource: str, kind: str) -> tuple[Right, Right]:
+    """What one more kind of target takes."""
+    get = Right(group, resource, ("get",), f"{kind}/ is no target")
+    return get, Right(group, resource, ("list",), f"`mirror ls` does not show {resource}")
+
+
 RIGHTS = (
     Right("", "pods", ("get", "list", "watch"), "no target can be found", is_needed=True),
     Right(
@@ -45,15 +51,17 @@ RIGHTS = (
         lacking_some="agents can be reached in one way of two, which not every cluster and proxy lets through",
     ),
     Right("batch", "jobs", ("create", "patch"), "no agent can be started", is_needed=True),
-    Right("batch", "jobs", ("delete", "get", "list", "watch"), "agents may stay some time, and job/ is no target"),
-    Right("", "events", ("list", "watch"), "why an agent's pod was refused cannot be said"),
-    Right("", "services", ("get", "list"), "service/ is no target"),
-    Right("apps", "deployments", ("get", "list"), "deployment/ is no target"),
-    Right("apps", "statefulsets", ("get", "list"), "statefulset/ is no target"),
-    Right("apps", "daemonsets", ("get", "list"), "daemonset/ is no target"),
-    Right("apps", "replicasets", ("get", "list"), "replicaset/ is no target"),
-    Right("batch", "cronjobs", ("get", "list"), "cronjob/ is no target"),
-    Right("argoproj.io", "rollouts", ("get", "list"), "rollout/ is no target"),
+    Right("batch", "jobs", ("get",), "an agent that somebody else begins cannot be joined, and job/ is no target"),
+    Right("batch", "jobs", ("list",), "agents are not shown, and cronjob/ is no target"),
+    Right("batch", "jobs", ("delete",), "agents that have failed or ended may be in the way for some time"),
+    Right("", "events", ("watch",), "why an agent's pod was refused cannot be said"),
+    *_kind_of_target("", "services", "service"),
+    *_kind_of_target("apps", "deployments", "deployment"),
+    *_kind_of_target("apps", "statefulsets", "statefulset"),
+    *_kind_of_target("apps", "daemonsets", "daemonset"),
+    *_kind_of_target("apps", "replicasets", "replicaset"),
+    *_kind_of_target("batch", "cronjobs", "cronjob"),
+    *_kind_of_target("argoproj.io", "rollouts", "rollout"),
 )
 """As in `user.yaml`."""
 RIGHTS_EPHEMERAL = (

@@ -336,9 +336,10 @@ async def find(api: Api, reference: Reference, namespace: str, *, former: Place 
         if not ready:
             raise await _explain_unready(api, reference, namespace, pods)
     except ApiError as error:
-        if error.status == 403 and (unknown := await _explain_namespace(api, namespace)) is not None:
+        unknown, hint = await _explain_namespace(api, namespace) if error.status == 403 else (None, "")
+        if unknown is not None:
             raise unknown from None  # nobody has rights in it
-        raise TargetError(failures.explain(error, f"look for {reference}", namespace)) from None
+        raise TargetError(failures.explain(error, f"look for {reference}{hint}", namespace)) from None
     place = choose_container(ready[0], reference.container)
     return Found(place, (place, *other_places(place, ready)), scope)
 
@@ -445,12 +446,13 @@ async def _newest_job(api: Api, cronjob: Object, namespace: str) -> Object:
 
 async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> TargetError:
     """That there is no such object, with what might have been meant."""
-    kind, names, is_known = reference.kind, list[str](), False
+    kind, names, is_known, unseen = reference.kind, list[str](), False, ""
     for path in kind.paths:
         try:
             listed = await api.list(f"{path}/namespaces/{quote(namespace)}/{kind.plural}")
         except ApiError as error:
             is_known |= error.status != 404
+            unseen = failures.missing_right(error.message) or unseen
         else:
             is_known = True
             names += sorted(item["metadata"]["name"] for item in listed if not is_agent(item))
@@ -464,25 +466,28 @@ async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> Ta
         return TargetError(
             f"there is no {reference} {where}{hint}; `kubectl -n {namespace} get {kind.plural}` lists them"
         )
-    return await _explain_namespace(api, namespace) or TargetError(
-        f"there is no {reference} {where}, and no other {kind.name} to be seen there; choose the namespace with -n, or "
-        f"the cluster with --context"
+    unknown, hint = await _explain_namespace(api, namespace)
+    others = f"(to see others: {unseen})" if unseen else f"and no other {kind.name} to be seen there"
+    return unknown or TargetError(
+        f"there is no {reference} {where}{hint}, {others}; choose the namespace with -n, or the cluster with --context"
     )
 
 
 async def _explain_unready(api: Api, reference: Reference, namespace: str, pods: Sequence[Object]) -> TargetError:
     """Why no pod is ready."""
-    if not pods and (unknown := await _explain_namespace(api, namespace)) is not None:
+    if not pods and (unknown := (await _explain_namespace(api, namespace))[0]) is not None:
         return unknown
     spec = (await _get(api, reference, namespace))["spec"] if reference.kind.paths else {}
     return TargetError(say_none_ready(reference, namespace, spec, pods))
 
 
-async def _explain_namespace(api: Api, namespace: str) -> TargetError | None:
-    """That there is no such namespace, if so, and if that may be known."""
+async def _explain_namespace(api: Api, namespace: str) -> tuple[TargetError | None, str]:
+    """That there is no such namespace, if so; or else, in parentheses, that this user may not know."""
     try:
         await api.get(f"/api/v1/namespaces/{quote(namespace)}")
     except ApiError as error:
         if error.status == 404:
-            return TargetError(f"there is no namespace {namespace}; choose one with -n")
-    return None
+            return TargetError(f"there is no namespace {namespace}; choose one with -n"), ""
+        if error.status == 403:
+            return None, " (whether there is such a namespace tells the right to get namespaces, which is missing)"
+    return None, ""

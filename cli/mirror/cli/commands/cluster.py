@@ -60,11 +60,11 @@ def show_targets(where: Where, output: str) -> None:
 def show_agents(where: Where, output: str, names: Sequence[str], *, is_removing: bool) -> None:
     """Prints which agents there are, or removes them. Raises MirrorError."""
 
-    async def ask() -> list[inventory.AgentRow]:
+    async def ask() -> tuple[list[inventory.AgentRow], str]:
         async with where.open() as (api, namespace):
             place = f"namespace {namespace}" if namespace else "all namespaces"
             try:
-                rows = await inventory.list_agents(api, namespace)
+                rows, unseen = await inventory.list_agents(api, namespace)
                 if missing := set(names) - {row.job for row in rows}:
                     raise MirrorError(f"there is no agent {min(missing)} in {place}; `mirror agents` lists them")
                 chosen = [row for row in rows if row.job in names or not names]
@@ -75,9 +75,11 @@ def show_agents(where: Where, output: str, names: Sequence[str], *, is_removing:
             except ApiError as error:
                 doing = "remove agents" if is_removing else "show agents"
                 raise MirrorError(failures.explain(error, doing, namespace)) from None
-            return chosen
+            return chosen, unseen
 
-    rows = trio.run(ask)
+    rows, unseen = trio.run(ask)
+    if unseen and not is_removing:
+        click.echo(f"mirror: {unseen}, so agents that are ephemeral containers are not shown", err=True)
     if output == "json":
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
         return

@@ -136,7 +136,7 @@ async def look_at_admission(api: Api, namespace: str) -> bool:
     Raises:
         MirrorError: There is no such namespace, or the API server does not answer.
     """
-    level = await _pod_security(api, namespace)
+    level, unseen = await _pod_security(api, namespace)
     if level not in ("", "privileged"):
         _say(
             "no",
@@ -153,6 +153,7 @@ async def look_at_admission(api: Api, namespace: str) -> bool:
             _say("no", failures.explain_refused_pod(error.message, namespace))
             return False
         why = failures.missing_right(error.message) or failures.in_one_line(error.message)
+        why += f"; nor can its label be seen: {unseen}" if unseen else ""
         what = "quotas or webhooks refuse" if level else "PodSecurity, quotas or webhooks refuse"
         _say(
             "info" if level else "less",
@@ -163,15 +164,15 @@ async def look_at_admission(api: Api, namespace: str) -> bool:
     return True
 
 
-async def _pod_security(api: Api, namespace: str) -> str:
-    """The level that a namespace's label has the cluster enforce; empty if that may not be seen."""
+async def _pod_security(api: Api, namespace: str) -> tuple[str, str]:
+    """The level that a namespace's label has the cluster enforce; empty if that may not be seen, and why not."""
     try:
         labels = (await api.get(f"/api/v1/namespaces/{namespace}"))["metadata"].get("labels") or {}
     except ApiError as error:
         if error.status == 404:
             raise MirrorError(f"there is no namespace {namespace}; choose one with -n") from None
-        return ""
-    return str(labels.get(_LEVEL, "privileged"))
+        return "", failures.missing_right(error.message) or failures.in_one_line(error.message)
+    return str(labels.get(_LEVEL, "privileged")), ""
 
 
 def _sample(namespace: str) -> dict[str, object]:

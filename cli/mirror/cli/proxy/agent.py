@@ -91,10 +91,13 @@ class Agent(Protocol):
         """
         ...
 
-    async def until_gone(self) -> str:
+    async def until_gone(self, tell_user: Callable[[str], None], /) -> str:
         """Returns when the target is where it was no more, with the reason; `connect` then leads to where it is.
 
         To be called while it is connected, since `replicas` are kept up to date meanwhile.
+
+        Args:
+            tell_user: Is told what keeps it from seeing that as soon as it happens.
         """
         ...
 

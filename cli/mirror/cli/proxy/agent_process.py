@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mirror.cli.background import PYTHON, last_line, open_errors
@@ -111,7 +111,7 @@ class AgentProcess:
     def begin_again(self, failure: MirrorError | None) -> None:
         """Never called, since it does not come back."""
 
-    async def until_gone(self) -> str:
+    async def until_gone(self, _: Callable[[str], None], /) -> str:
         """Never returns: with its target's process it loses nothing but the environment."""
         import trio
 

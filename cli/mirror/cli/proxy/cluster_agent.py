@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import trio
@@ -207,7 +207,7 @@ class ClusterAgent:
 
     # --- the target's pods --------------------------------------------------------------------------------
 
-    async def until_gone(self) -> str:
+    async def until_gone(self, tell_user: Callable[[str], None], /) -> str:
         """As `agent.Agent` says: by a watch on the target's pods, where it was not told which one it is."""
         if self._is_bound or self._place is None:
             await trio.sleep_forever()
@@ -225,8 +225,10 @@ class ClusterAgent:
         while not why:
             try:
                 await targets.follow(self._api, place.namespace, self._scope, see)
-            except (ApiError, MirrorError):
-                # Whoever may not watch does without; when the API server is back the next connection begins it again.
+            except (ApiError, MirrorError) as error:
+                # When the API server is back the next connection begins it again.
+                if isinstance(error, ApiError) and (right := failures.missing_right(error.message)):
+                    tell_user(f"{right}, so pods of {self.name} that come and go are seen {_WATCH_AGAIN_S:.0f} s late")
                 await trio.sleep(_WATCH_AGAIN_S)
         self._agent = None
         return why

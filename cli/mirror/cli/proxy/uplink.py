@@ -145,7 +145,7 @@ class Uplink:
 
     async def keep(self) -> None:
         """Connects again whenever that is needed, until cancelled. Returns when an agent is lost for good."""
-        gone = await self._until_over(self._agent.until_gone)
+        gone = await self._until_over(self._until_gone)
         while self._agent.comes_back:
             where, former = self._agent.whereabouts, self.present
             self._brief = 0 if gone or trio.current_time() - self._since >= STABLE_S else self._brief + 1
@@ -213,6 +213,10 @@ class Uplink:
             nursery.cancel_scope.cancel()
         return gone
 
+    async def _until_gone(self) -> str:
+        """As `agent.Agent` says."""
+        return await self._agent.until_gone(self._session.tell_user)
+
     async def _settle_in(self, peer: Peer, welcome: Welcome, former: Peer | None) -> str:
         """Gives the former connection up when the new one has all that it had."""
         try:
@@ -222,7 +226,7 @@ class Uplink:
             if former is not None:
                 with trio.CancelScope(shield=True):
                     await former.aclose()
-        return await self._agent.until_gone()
+        return await self._until_gone()
 
     def _use(self, peer: Peer) -> None:
         self._peer = peer
