@@ -100,12 +100,13 @@ def _open_target(pid: int, options: Options) -> Target:
     """
     if options.is_targetless:
         return Target.open(os.getpid(), options.features)
+    ends_with_target = options.fd is None
     if not options.container:
-        return Target.open(pid, options.features)
+        return Target.open(pid, options.features, holds_mounts=ends_with_target)
     while True:
         pid = container.find(options.container)
         try:
-            target = Target.open(pid, options.features)
+            target = Target.open(pid, options.features, holds_mounts=ends_with_target)
         except TargetError:
             if container.holds(options.container, pid):
                 raise
