@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +14,13 @@ import trio.testing
 from mirror.cli.cluster import targets
 from mirror.cli.cluster.api import ApiError, Unreachable
 from mirror.cli.cluster.portforward import PortRefused
-from mirror.cli.cluster.targets import Place, choose_container
+from mirror.cli.cluster.targets import NoTarget, Place, choose_container
 from mirror.cli.errors import TargetError
 from mirror.cli.handover import Order
 from mirror.cli.proxy import cluster_agent
 from mirror.cli.proxy.cluster_agent import ClusterAgent
 from mirror.cli.settings import AgentSettings, Settings
-from mirror.protocol.connection import ConnectionLost
+from mirror.protocol.connection import ConnectionLost, TargetEnded
 from tests.cli.cluster.objects import pod
 from tests.cli.cluster.test_agents import JOBS, PLACE, PODS, RUNNING, Stage
 
@@ -248,15 +249,22 @@ class Shop:
     pods: list[Any]
     changed: trio.Event = dataclasses.field(default_factory=trio.Event)
     broken: int = 0
+    formers: list[str] = dataclasses.field(default_factory=list)
 
     def put(self, *pods: Any) -> None:
         self.pods = [*pods]
         self.changed.set()
         self.changed = trio.Event()
 
-    async def find(self, _api: Any, _reference: Any, _namespace: str, *, former: Place | None = None) -> targets.Found:
-        place = choose_container(self.pods[0])
-        return targets.Found(place, (place, *targets.other_places(place, self.pods)), {"labelSelector": "app=web"})
+    async def find(
+        self, _api: Any, _reference: Any, _namespace: str, *, former: Place | None, ended: Collection[str]
+    ) -> targets.Found:
+        self.formers.append(former.pod if former is not None else "")
+        pods = targets.order_ready(targets.but_for(ended, self.pods))
+        if not pods:
+            raise NoTarget("there is none")
+        place = choose_container(pods[0])
+        return targets.Found(place, (place, *targets.other_places(place, pods)), {"labelSelector": "app=web"})
 
     async def follow(self, _api: Any, namespace: str, scope: Any, see: Any) -> None:
         assert (namespace, scope) == ("shop", {"labelSelector": "app=web"})
@@ -332,6 +340,127 @@ async def test_a_target_that_goes_is_told_and_its_next_is_connected_to(
     await begin(stage, agent, nursery)
     assert agent.whereabouts == "pod web-2"
     assert names(agent) == []
+
+
+ENDED = TargetEnded("process 42, the target of this agent, has ended")
+
+
+def restarted(name: str, container_id: str = "id-app-2") -> dict[str, Any]:
+    """A pod whose container is the next one."""
+    made = pod(name)
+    made["status"]["containerStatuses"][0]["containerID"] = f"containerd://{container_id}"
+    return made
+
+
+async def test_a_container_that_has_ended_is_not_found_again(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Though the API server has it running still."""
+    stage = Stage()
+    shop.put(pod("web-1"))
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    assert agent.lost(ENDED) == "container app of pod web-1 has ended"
+    agent.begin_again(None)
+    with pytest.raises(NoTarget):
+        await connect(agent)
+    assert stage.made == 1
+    first = agent.target_id
+    with trio.move_on_after(4):
+        await agent.pause(0.1)
+        raise AssertionError("there is nothing to begin again with")
+    nursery.start_soon(put_later, shop, restarted("web-1"))
+    began_at = trio.current_time()
+    await agent.pause(0.1)
+    assert trio.current_time() - began_at < 2
+    await begin(stage, agent, nursery)
+    assert agent.whereabouts == "pod web-1"
+    assert agent.target_id != first
+
+
+async def put_later(shop: Shop, *pods: Any) -> None:
+    await trio.sleep(1)
+    shop.put(*pods)
+
+
+async def test_an_agent_that_is_joined_when_its_target_ends(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    shop.put(pod("web-1"))
+    agent = await started(stage, nursery)
+    assert await agent.explain(ENDED) is None
+    with pytest.raises(NoTarget):
+        await connect(agent)
+    assert stage.made == 1
+
+
+async def test_the_container_that_has_ended_is_that_of_the_connection(
+    ports: Ports, nursery: trio.Nursery, shop: Shop
+) -> None:
+    """While another is being connected to."""
+    stage = Stage()
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    shop.put(restarted("web-2"), pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    await agent.until_gone()
+    agent.begin_again(None)
+    stage.objects[PODS].clear()
+    stage.objects[JOBS].clear()
+    assert (await begin(stage, agent, nursery)).pod == "pod-of-job-2"
+    assert agent.lost(ENDED) == "container app of pod web-1 has ended"
+    assert (await connect(agent)).pod == "pod-of-job-2"
+    assert agent.whereabouts == "pod web-2"
+
+
+async def test_a_place_is_kept_unless_it_is_to_be_left(ports: Ports, nursery: trio.Nursery, shop: Shop) -> None:
+    """It may be the last one that there is when its connection breaks."""
+    stage = Stage()
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    shop.put(pod("web-2"), pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    await agent.until_gone()
+    shop.put(pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    for is_lost in False, True:
+        if is_lost:
+            assert agent.lost(LOST) == ""
+        with pytest.raises(NoTarget):
+            await connect(agent)
+    assert shop.formers == ["", "", "web-1"]
+
+
+async def test_a_pause_is_as_long_as_it_is_meant_where_nothing_can_be_seen(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    agent = await started(Stage(), nursery)
+    agent.welcomed()
+    began_at = trio.current_time()
+    await agent.pause(3)
+    assert trio.current_time() - began_at == 3
+    shop.put()
+    agent.lost(ENDED)
+    with pytest.raises(NoTarget):
+        await connect(agent)
+    shop.broken = 1
+    began_at = trio.current_time()
+    await agent.pause(3)
+    assert 3 <= trio.current_time() - began_at < 4
+
+
+async def test_a_replica_that_has_ended_is_not_entered_again(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    assert await agent.explain(ENDED) is None
+    with pytest.raises(NoTarget, match="container app of pod web-1 has ended"):
+        await connect(agent)
+    agent.begin_again(None)
+    with trio.move_on_after(100) as patience:
+        await connect(agent)
+    assert patience.cancelled_caught
+    assert stage.made == 1
 
 
 async def test_a_watch_that_cannot_be_had_is_tried_again(

@@ -56,7 +56,7 @@ class AgentProcess:
         Raises:
             OSError: There are no more processes or descriptors.
         """
-        self.name = self.whereabouts = target
+        self.name = self.whereabouts = self.target_id = target
         ours, theirs = socket.socketpair()
         input_fd, self._target_fd = os.pipe()
         self._errors_fd = open_errors("agent")
@@ -110,6 +110,13 @@ class AgentProcess:
 
     def begin_again(self, failure: MirrorError | None) -> None:
         """Never called, since it does not come back."""
+
+    async def pause(self, seconds: float) -> None:
+        """Never called."""
+
+    def lost(self, error: Exception) -> str:
+        """It ends for reasons of its own."""
+        return ""
 
     async def until_gone(self) -> str:
         """Never returns: with its target's process it loses nothing but the environment."""

@@ -1,12 +1,15 @@
 """The agent of a target in a cluster: found or begun, and reached through the API server.
 
-    find the target ── find or begin its agent ── port-forward ── introduced ── lost ──┐
-        ▲                 ▲                          ▲                                 │
-        │                 │                          └── at first: it stays for a while┤
-        │                 └── the place is known ── it cannot be had ◀────────────────-┤
-        └── the place is not given, and may be another by now ◀────────────────────────┘
+    find the target ── find or begin its agent ── port-forward ── introduced ── lost ───┐
+        ▲                 ▲                          ▲                                  │
+        │                 │                          └── at first: it stays for a while ┤
+        │                 └── the place is given ── it cannot be had ◀──────────────────┤
+        ├── the place is not given, and may be another by now ◀─────────────────────────┤
+        └── without the place that it had ◀── it has ended with its target ◀────────────┘
 
-Where the target is, and which pods it has beside, is watched while the agent is connected.
+Where the target is, and which pods it has beside, is watched while the agent is connected; while there is no target,
+whether there is one again. That a container has ended its agent says at once, and the API server up to some seconds
+later: until then it is left out of what is found.
 """
 
 from __future__ import annotations
@@ -25,11 +28,12 @@ from mirror.cli.cluster.failures import Refused, Running
 from mirror.cli.cluster.identity import GuardedStream
 from mirror.cli.cluster.portforward import PodGone, PortRefused, PortStream, open_port
 from mirror.cli.cluster.probes import Probes
-from mirror.cli.cluster.targets import Found, Place
+from mirror.cli.cluster.targets import Found, NoTarget, Place
 from mirror.cli.errors import MirrorError, TargetError
 from mirror.cli.handover import Order
 from mirror.cli.proxy.agent import Agent, Tell
 from mirror.cli.settings import TARGETLESS
+from mirror.protocol.connection import TargetEnded
 
 _LISTENS_WITHIN_S = 30.0
 """From its container's start until it listens; a busy machine needs some seconds."""
@@ -42,6 +46,9 @@ _RETURNS_WITHIN_S = 2.0
 """An agent that listened before and now does not is dead, and the API server will know of that soon."""
 _WATCH_AGAIN_S = 5.0
 """After a watch could not be had."""
+_SHORTEST_PAUSE_S = 0.1
+_LOOK_AGAIN_S = 5.0
+"""For a target that there is not, beside watching the pods that it had: it may have others, or say why not."""
 
 
 class ClusterAgent:
@@ -70,6 +77,14 @@ class ClusterAgent:
         self._broken = 0
         """How often that has happened which could be because the agent was about to end when it was joined."""
         self._is_again = False
+        self._met: Place | None = None
+        """Beside what the agent is with which there is or was a connection last."""
+        self._is_leaving = False
+        """Whether that is to be left as soon as there is another, though there is the connection."""
+        self._ended: set[str] = set()
+        """Ids of containers that have ended, whatever the API server says."""
+        self._has_no_target = False
+        """Whether that is why there is no agent."""
         self._is_unused = False
         """Whether it has been found and not yet met."""
         self.probes = Probes()
@@ -82,6 +97,11 @@ class ClusterAgent:
     def whereabouts(self) -> str:
         """As `agent.Agent` says."""
         return f"pod {self._place.pod}" if self._place is not None else self.name
+
+    @property
+    def target_id(self) -> str:
+        """As `agent.Agent` says."""
+        return self._place.container_id if self._place is not None else ""
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -141,10 +161,20 @@ class ClusterAgent:
 
     async def _start(self, api: Api, tell: Tell) -> agents.Agent:
         namespace = self._settings.namespace or api.access.namespace
+        if self._is_bound and self._place is not None and self._place.container_id in self._ended:
+            if self._is_again:
+                await trio.sleep_forever()  # until it is left, as one of the target's pods that it is not any more
+            raise NoTarget(targets.say_ended(self._place))
         if not self._is_bound and self._settings.target != TARGETLESS:
             named = reference.parse(self._settings.target)
             await tell(f"looking for {named} in namespace {namespace} of {api.access.server}")
-            found = await targets.find(api, named, namespace, former=self._place)
+            former = None if self._is_leaving else self._place
+            try:
+                found = await targets.find(api, named, namespace, former=former, ended=self._ended)
+            except NoTarget:
+                self._has_no_target = True
+                raise
+            self._has_no_target = False
             self._place, self._scope = found.place, found.scope
             await tell(f"target is {found.place} on node {found.place.node}{_say_others(found)}")
             self.probes = found.place.probes
@@ -164,6 +194,9 @@ class ClusterAgent:
         """As `agent.Agent` says: one that does not listen yet is worth another try, and so is one that has ended."""
         assert self._api is not None
         assert self._agent is not None
+        if isinstance(error, TargetEnded) and self._place is not None:
+            self._note_end(self._place)
+            return None
         failure = self._stream.failure if self._stream is not None else None
         if isinstance(failure, MirrorError):
             return failure
@@ -195,7 +228,37 @@ class ClusterAgent:
 
     def welcomed(self) -> None:
         """As `agent.Agent` says: it will end by itself when nobody uses it any more, even if others have come too."""
-        self._is_unused = False
+        self._is_unused = self._is_leaving = False
+        self._met = self._place
+
+    def lost(self, error: Exception) -> str:
+        """As `agent.Agent` says."""
+        self._is_leaving = False
+        if not isinstance(error, TargetEnded) or self._met is None:
+            return ""
+        self._note_end(self._met)
+        return targets.say_ended(self._met)
+
+    def _note_end(self, place: Place) -> None:
+        self._ended.add(place.container_id)
+        if self.target_id == place.container_id:
+            self._agent = None
+
+    async def pause(self, seconds: float) -> None:
+        """As `agent.Agent` says: by a watch on the pods that the target had, if it is the target that is not there."""
+        if not self._has_no_target or self._api is None or self._place is None:
+            await trio.sleep(seconds)
+            return
+
+        def see(pods: Sequence[Mapping[str, Any]]) -> bool:
+            return not targets.order_ready(targets.but_for(self._ended, pods))
+
+        with trio.move_on_after(_LOOK_AGAIN_S):
+            await trio.sleep(_SHORTEST_PAUSE_S)
+            try:
+                await targets.follow(self._api, self._place.namespace, self._scope, see)
+            except (ApiError, MirrorError):
+                await trio.sleep(seconds)
 
     def begin_again(self, failure: MirrorError | None) -> None:
         """As `agent.Agent` says: at first the same agent is tried, which stays for a while when nobody uses it."""
@@ -227,7 +290,7 @@ class ClusterAgent:
             except (ApiError, MirrorError):
                 # Whoever may not watch does without; when the API server is back the next connection begins it again.
                 await trio.sleep(_WATCH_AGAIN_S)
-        self._agent = None
+        self._agent, self._is_leaving = None, True
         return why
 
     async def until_others(self, replicas: Sequence[Agent]) -> None:
