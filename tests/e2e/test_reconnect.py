@@ -111,6 +111,7 @@ class Program:
                 self.told.append(line.removeprefix("mirror: ").strip())
             else:
                 self._said.put(line.strip())
+        self._said.put("it has ended")
 
 
 Begin = Callable[..., Program]
