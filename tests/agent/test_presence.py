@@ -28,6 +28,9 @@ Deed = tuple[float, Callable[[Presence], None]]
         pytest.param(
             [(1, Presence.come), (9, Presence.go), (9, Presence.come), (20, Presence.go)], 25, id="in one's place"
         ),
+        pytest.param([(4, Presence.waste_no_time)], 4, id="in a hurry, and nobody there"),
+        pytest.param([(1, Presence.come), (2, Presence.waste_no_time), (30, Presence.go)], 30, id="in a hurry"),
+        pytest.param([(1, Presence.come), (2, Presence.go), (4, Presence.waste_no_time)], 4, id="a hurry in between"),
     ],
 )
 async def test_when_an_agent_ends(deeds: list[Deed], ended_at_s: float, autojump_clock: trio.testing.MockClock) -> None:

@@ -167,6 +167,32 @@ async def test_a_signal_ends_an_agent_without_clients() -> None:
         assert await agent.wait() == (0, "")
 
 
+IN_ITS_POD = "from mirror.agent import service\nservice._is_in_its_pod = lambda target: True"
+
+
+async def test_in_a_pod_that_is_being_removed_it_stays_with_its_target() -> None:
+    """The kubelet sends SIGTERM to all containers, and the target may go on for its grace period."""
+    with open_target() as target, listen_agent("--pid", str(target.pid), fault=IN_ITS_POD) as agent:
+        async with agent.client() as client:
+            agent.process.send_signal(signal.SIGTERM)
+            async with agent.client() as other:
+                assert await other.peer.request(m.StatFile(b"/", follow=True))
+            assert await client.peer.request(m.StatFile(b"/", follow=True))
+            target.end()
+            with pytest.raises(TargetEnded):
+                await client.peer.request(m.StatFile(b"/", follow=True))
+        assert await agent.wait() == (0, "")
+
+
+async def test_in_a_pod_that_is_being_removed_it_keeps_nobody_waiting() -> None:
+    waiting = "--grace", "600", "--first-client-within", "600"
+    with open_target() as target, listen_agent("--pid", str(target.pid), *waiting, fault=IN_ITS_POD) as agent:
+        async with agent.client() as client:
+            assert await client.peer.request(m.StatFile(b"/", follow=True))
+            agent.process.send_signal(signal.SIGTERM)
+        assert await agent.wait() == (0, "")
+
+
 async def test_a_lost_worker_ends_all_clients_and_tells_them() -> None:
     with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
         async with agent.client() as one, agent.client() as two:

@@ -48,16 +48,28 @@ for number in itertools.cycle(range(1, {FILES} + 1)):
 """
 
 
-def followed(grace_s: int) -> dict[str, Any]:
-    """A Deployment of which each container has something of its own to read."""
-    template = workloads.pod_template("followed", "sh", "-c", CONTAINER)
-    template["spec"]["terminationGracePeriodSeconds"] = grace_s
-    template["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
-    (container,) = template["spec"]["containers"]
+def template(command: str, grace_s: int = 0, **spec: Any) -> dict[str, Any]:
+    """A pod of which each container has something of its own to read."""
+    made = workloads.pod_template("followed", "sh", "-c", command, **spec)
+    made["spec"]["terminationGracePeriodSeconds"] = grace_s
+    made["spec"]["volumes"].append({"name": "data", "emptyDir": {}})
+    (container,) = made["spec"]["containers"]
     container["volumeMounts"].append({"name": "data", "mountPath": "/data"})
     container["readinessProbe"] = {"exec": {"command": ["test", "-e", "/data/ready"]}, "periodSeconds": 1}
-    spec = {"selector": {"matchLabels": {"app": "followed"}}, "template": template}
+    return made
+
+
+def followed(grace_s: int) -> dict[str, Any]:
+    """A Deployment of such pods."""
+    spec = {"selector": {"matchLabels": {"app": "followed"}}, "template": template(CONTAINER, grace_s)}
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "followed"}, "spec": spec}
+
+
+def finite(name: str) -> dict[str, Any]:
+    """A Job that is done when somebody makes /data/stop."""
+    command = CONTAINER.replace("exec sleep infinity", "until test -e /data/stop; do sleep 0.1; done")
+    spec = {"template": template(command, restartPolicy="Never")}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
 
 
 class Looking(Program):
@@ -72,12 +84,18 @@ class Looking(Program):
         assert service is not None
         self.truths = {f"name {service['spec']['clusterIP']}", "config [orders]"}
 
-    def see(self) -> str:
+    def see(self, *, may_fail: bool = False) -> str:
         """Waits for the next container, until the program sees what that has; nothing else on the way; what that is."""
         wait_until(self._finds_another, WITHIN_S, "there is no other container")
         while (said := self.hear()) != f"who {self._who}":
-            assert said in self.truths, (said, self.truths, self.told)
+            assert said in self.truths or (may_fail and said.startswith("failed ")), (said, self.truths, self.told)
         return self._who
+
+    def wait_failed(self, why: str) -> None:
+        """Until what it asks fails, after nothing but what was to be seen before, and the user has been told."""
+        while not (said := self.hear()).startswith("failed "):
+            assert said in self.truths, (said, self.truths, self.told)
+        wait_until(lambda: any(why in told for told in self.told), WITHIN_S, f"not told: {why}")
 
     def _finds_another(self) -> bool:
         """Looks for a container that was not there before, and at what it has."""
@@ -100,6 +118,7 @@ def look(alone: Cluster) -> Iterator[Callable[..., Looking]]:
     with contextlib.ExitStack() as stack:
 
         def start(*options: str, target: str = "deployment/followed") -> Looking:
+            alone.wait_ready("followed")
             looking = Looking(alone, *options, target=target)
             stack.enter_context(looking.process)
             stack.callback(looking.process.kill)
@@ -112,7 +131,6 @@ def look(alone: Cluster) -> Iterator[Callable[..., Looking]]:
 def deployment(alone: Cluster, request: pytest.FixtureRequest) -> Iterator[None]:
     """The Deployment `followed`."""
     alone.apply(followed(request.param))
-    alone.wait_ready("followed")
     yield
     alone.remove("deployment", "followed")
     wait_until(lambda: not alone.objects("pod", "app=followed"), WITHIN_S, "a pod is left")
@@ -162,3 +180,38 @@ def test_nothing_is_seen_but_what_living_containers_have(
 @pytest.mark.usefixtures("near", "deployment")
 def test_an_agent_that_is_reached_directly_is_followed_alike(alone: Cluster, look: Callable[..., Looking]) -> None:
     follow(alone, look(*PATIENT, "--agent-transport", "direct"))
+
+
+IMPATIENT = ("--no-incoming", "--reconnect-timeout", "1")
+
+
+def test_a_deployment_that_is_scaled_to_0_is_waited_for(alone: Cluster, look: Callable[..., Looking]) -> None:
+    alone.apply(followed(0))
+    try:
+        looking = look(*IMPATIENT)
+        looking.see()
+        alone.scale("followed", 0)
+        looking.wait_failed(f"deployment/followed in namespace {alone.namespace} is scaled to 0")
+        alone.scale("followed", 1)
+        looking.see(may_fail=True)
+    finally:
+        alone.remove("deployment", "followed")
+
+
+def test_a_job_that_has_completed_is_waited_for(alone: Cluster, look: Callable[..., Looking]) -> None:
+    alone.apply(finite("finite"))
+    try:
+        looking = look(*IMPATIENT, target="job/finite")
+        looking.see()
+        pod = alone.pod_of("followed")["metadata"]["name"]
+        alone.run_in_container(pod, "touch", "/data/stop")
+        looking.wait_failed("(has completed); begin it anew, or name one that runs")
+        assert len(looking.told) == 1, looking.told
+        assert looking.told[0].startswith(f"container app of pod {pod} has ended, and the session cannot go on")
+        alone.remove("job", "finite")
+        alone.apply(finite("finite"))
+        looking.see(may_fail=True)
+    finally:
+        alone.remove("job", "finite")
+        for left in alone.objects("pod", "app=followed"):
+            alone.remove("pod", left["metadata"]["name"])

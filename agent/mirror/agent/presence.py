@@ -34,6 +34,13 @@ class Presence:
         if not self._present:
             self._nobody.set()
 
+    def waste_no_time(self) -> None:
+        """Lets `until_unused` return as soon as nobody is there."""
+        self._grace_s = 0
+        if not self._present:
+            self._patience_s = 0
+            self._somebody.set()
+
     async def until_unused(self) -> None:
         """Returns when nobody has come for as long as there is patience. To be called once."""
         while True:

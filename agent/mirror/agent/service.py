@@ -5,7 +5,8 @@ Target, worker and incoming traffic are shared by all clients. What goes wrong w
 An agent with a listener ends by itself: when the first client does not come in time, or some time after the last one
 has gone. It also ends with its target, and says so: nothing is answered from what is left of a dead container, whose
 volumes and network are being taken away, and what comes next (the container's next process, say) can be found only by a
-new agent. A client that cannot connect again keeps its agent, which has it told.
+new agent. A client that cannot connect again keeps its agent, which has it told. By SIGTERM it ends at once, unless it
+is in the target's pod, where that means that the pod is being removed: it then stays as long as somebody needs it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ async def _serve(target: Target, worker: Worker, gate: Gate, options: Options) -
         async with _incoming_unless("incoming" in reasons, target, options) as incoming:
             service = Service(target, worker, incoming, ready, reasons, options)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_on_signal, service, signals)
+                nursery.start_soon(_end_on_signal, service, target, signals)
                 await service.run(gate)
                 nursery.cancel_scope.cancel()
             # First of all: what comes next takes a while, in which nobody else should wait to be served.
@@ -98,9 +99,17 @@ async def _get_ready(worker: Worker, target: Target, options: Options) -> tuple[
     return ready, {**ready.reasons, **missing}
 
 
-async def _end_on_signal(service: Service, signals: AsyncIterator[int]) -> None:
-    async for _ in signals:
-        await service.end("the agent was told to end by a signal")
+async def _end_on_signal(service: Service, target: Target, signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        if number == signal.SIGTERM and _is_in_its_pod(target):
+            service.linger()
+        else:
+            await service.end("the agent was told to end by a signal")
+
+
+def _is_in_its_pod(target: Target) -> bool:
+    """Whether the agent is an ephemeral container of the target's pod, whose first process the target is."""
+    return target.pid == 1 and not target.is_own
 
 
 def _incoming_unless(
@@ -170,6 +179,10 @@ class Service:
             for client in list(self._clients):
                 nursery.start_soon(functools.partial(client.end, reason, is_targets_end=is_targets_end))
         self._scope.cancel()
+
+    def linger(self) -> None:
+        """Only those who are there are served: the pod is being removed, and its target may go on for a while."""
+        self._presence.waste_no_time()
 
     # --- clients ------------------------------------------------------------------------------------------
 
