@@ -127,10 +127,10 @@ def look(alone: Cluster) -> Iterator[Callable[..., Looking]]:
         yield start
 
 
-@pytest.fixture(params=[0, GRACE_S], ids=["without grace", "with grace"])
-def deployment(alone: Cluster, request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture
+def deployment(alone: Cluster, grace_s: int) -> Iterator[None]:
     """The Deployment `followed`."""
-    alone.apply(followed(request.param))
+    alone.apply(followed(grace_s))
     yield
     alone.remove("deployment", "followed")
     wait_until(lambda: not alone.objects("pod", "app=followed"), WITHIN_S, "a pod is left")
@@ -170,7 +170,14 @@ PATIENT = ("--no-incoming", "--reconnect-timeout", str(WITHIN_S))
 
 
 @pytest.mark.usefixtures("deployment")
-@pytest.mark.parametrize("options", [(), ("--ephemeral",)], ids=["job", "ephemeral"])
+@pytest.mark.parametrize(
+    ("grace_s", "options"),
+    [
+        pytest.param(0, (), id="without grace"),
+        pytest.param(GRACE_S, (), id="with grace"),
+        pytest.param(GRACE_S, ("--ephemeral",), id="ephemeral"),
+    ],
+)
 def test_nothing_is_seen_but_what_living_containers_have(
     alone: Cluster, look: Callable[..., Looking], options: tuple[str, ...]
 ) -> None:
@@ -178,6 +185,7 @@ def test_nothing_is_seen_but_what_living_containers_have(
 
 
 @pytest.mark.usefixtures("near", "deployment")
+@pytest.mark.parametrize("grace_s", [0])
 def test_an_agent_that_is_reached_directly_is_followed_alike(alone: Cluster, look: Callable[..., Looking]) -> None:
     follow(alone, look(*PATIENT, "--agent-transport", "direct"))
 
