@@ -39,11 +39,11 @@ def found(wanted):
             yield int(pid)
 """
 _KILLER = """
-pids = list(found(sys.argv[1:]))
+pids = list(found(sys.argv[2:]))
 began = time.time()
 for pid in pids:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, signal.Signals[sys.argv[1]])
     except ProcessLookupError:
         pass  # it died of the death of another
 print("killed", began) if pids else print("found nothing")
@@ -251,17 +251,22 @@ class Cluster:
         wait_until(are_running, WITHIN_S, "no agent runs")
         return self.agent_pods()
 
+    def stop_agents(self) -> None:
+        """Stops every process of every agent by SIGSTOP."""
+        self.kill(*_containers(self.running_agent_pods()), by="SIGSTOP")
+
     def kill_agents(self) -> float:
         """Ends every process of every agent by SIGKILL; when that was, by `time.time`."""
         return self.kill(*_containers(self.running_agent_pods()))
 
-    def kill(self, *names: str) -> float:
-        """Ends processes by SIGKILL; when that was. From a pod, since the node may be another machine.
+    def kill(self, *names: str, by: str = "SIGKILL") -> float:
+        """Ends processes by a signal; when that was. From a pod, since the node may be another machine.
 
         Args:
             names: Of containers (their ids) or of programs of the node.
+            by: The signal's name.
         """
-        said = self.run_in_pod("python3", "-c", _FINDER + _KILLER, *names, hostPID=True).split()
+        said = self.run_in_pod("python3", "-c", _FINDER + _KILLER, by, *names, hostPID=True).split()
         assert said[0] == "killed", said
         return float(said[1])
 

@@ -233,6 +233,15 @@ def test_an_agent_is_killed(begin: Begin, alone: Cluster, calls: Calls) -> None:
     assert [lost for lost in calls.lost() if lost.began_at > killed_at + LOST_WITHIN_S] == []
 
 
+def test_an_agent_that_hangs_is_replaced(begin: Begin, alone: Cluster) -> None:
+    program = begin("--no-incoming", "--reconnect-timeout", str(WITHIN_S))
+    (hung,) = alone.objects("job", alone.agents)
+    alone.stop_agents()
+    assert program.ask('read("/app/config/../config/orders.ini").split()[0]') == "[orders]"
+    (job,) = alone.objects("job", alone.agents)
+    assert job["metadata"]["uid"] != hung["metadata"]["uid"]
+
+
 def test_a_proxy_is_killed(begin: Begin, alone: Cluster, calls: Calls) -> None:
     program = begin("--steal")
     calls.wait_for("user")

@@ -196,6 +196,10 @@ class Access:
         """What it was."""
         return MirrorError(str(error))
 
+    async def explain_silence(self, waited_s: float) -> MirrorError | None:
+        """That it was silent."""
+        return MirrorError(f"no answer within {waited_s:.0f} s")
+
     def welcomed(self) -> None:
         """Nothing follows from that."""
 

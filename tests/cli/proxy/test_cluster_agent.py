@@ -11,7 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from mirror.cli.cluster import targets
+from mirror.cli.cluster import agents, targets
 from mirror.cli.cluster.api import ApiError, Unreachable
 from mirror.cli.cluster.portforward import PortRefused
 from mirror.cli.cluster.targets import NoTarget, Place, choose_container
@@ -22,7 +22,7 @@ from mirror.cli.proxy.cluster_agent import ClusterAgent
 from mirror.cli.settings import AgentSettings, Settings
 from mirror.protocol.connection import ConnectionLost, TargetEnded
 from tests.cli.cluster.objects import pod
-from tests.cli.cluster.test_agents import JOBS, PLACE, PODS, RUNNING, Stage
+from tests.cli.cluster.test_agents import JOBS, PLACE, PODS, RUNNING, WISH, Stage
 
 LOST = ConnectionLost("the agent has gone away without a word")
 ORDER = Order(
@@ -34,6 +34,7 @@ ORDER = Order(
     variables={},
     console=None,
 )
+NAME = agents.name_of(dataclasses.replace(WISH, features=("incoming",)))
 
 
 @dataclasses.dataclass
@@ -237,6 +238,77 @@ async def test_one_that_was_never_met_is_removed(ports: Ports, nursery: trio.Nur
         agent.welcomed()
     await agent.end(at_once=False)
     assert stage.removed == ([] if is_met else ["job-1"])
+
+
+async def test_one_that_hangs_is_removed_and_another_begun(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Though its pod is seen to run for a while after its Job is gone."""
+    stage = Stage()
+    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}})
+    stage.put_pod("job-0", RUNNING)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    for _ in range(2):
+        assert (await connect(agent)).pod == "pod-of-job-0"
+        failure = await agent.explain_silence(5)
+        assert isinstance(failure, TargetError)
+        assert failure.sentence == "the agent of pod web-1 did not answer within 5 s; try again"
+        agent.begin_again(failure)
+    assert (await connect(agent)).pod == "pod-of-job-0"
+    assert await agent.explain_silence(5) is None
+    assert stage.removed == ["job-0"]
+    stage.put_pod("job-0", RUNNING)
+    assert (await begin(stage, agent, nursery)).pod == "pod-of-job-1"
+
+
+async def test_one_that_answers_now_and_then_is_not_removed(ports: Ports) -> None:
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    for _ in range(9):
+        await connect(agent)
+        assert await agent.explain_silence(10) is not None
+        agent.welcomed()
+    assert stage.removed == []
+
+
+async def test_one_that_was_just_begun_is_not_taken_for_hung(ports: Ports, nursery: trio.Nursery) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    assert await agent.explain_silence(30) is not None
+    assert stage.removed == []
+
+
+async def test_one_that_hangs_and_may_not_be_removed(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> Any:
+        message = 'User "dev" cannot delete resource "jobs" in API group "batch" in the namespace "shop"'
+        raise ApiError(403, "Forbidden", message)
+
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    monkeypatch.setattr(stage, "delete", refuse)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await connect(agent)
+    failure = await agent.explain_silence(30)
+    assert isinstance(failure, TargetError)
+    assert failure.sentence == (
+        "the agent in pod pod-of-job-0 does not answer, and mirror could not remove it (user dev lacks the right to "
+        f"delete jobs.batch in namespace shop); have it removed with `mirror agents --remove {NAME} -n shop`"
+    )
+
+
+async def test_silence_of_the_cluster_is_not_the_agents(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> Any:
+        raise Unreachable("the API server is not there")
+
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await connect(agent)
+    monkeypatch.setattr(stage, "get", refuse)
+    assert isinstance(await agent.explain_silence(30), Unreachable)
+    assert stage.removed == []
 
 
 # --- the target's pods ------------------------------------------------------------------------------------

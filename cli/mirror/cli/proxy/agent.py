@@ -72,6 +72,10 @@ class Agent(Protocol):
         """
         ...
 
+    async def explain_silence(self, waited_s: float) -> MirrorError | None:
+        """Why it has not introduced itself within some seconds; as `explain`."""
+        ...
+
     def welcomed(self) -> None:
         """It has introduced itself."""
         ...

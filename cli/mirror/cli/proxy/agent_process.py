@@ -105,6 +105,10 @@ class AgentProcess:
             await self.wait()
         return TargetError(f"{self.name} cannot be entered: {last_line(self._errors_fd) or error}")
 
+    async def explain_silence(self, waited_s: float) -> TargetError:
+        """Nobody knows."""
+        return TargetError(f"the agent of {self.name} did not answer within {waited_s:.0f} s; try again")
+
     def welcomed(self) -> None:
         """Nothing follows from that."""
 

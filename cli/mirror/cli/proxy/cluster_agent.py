@@ -34,6 +34,7 @@ from mirror.cli.handover import Order
 from mirror.cli.proxy.agent import Agent, Tell
 from mirror.cli.settings import TARGETLESS
 from mirror.protocol.connection import TargetEnded
+from mirror.protocol.heartbeat import LOST_AFTER_S
 
 _LISTENS_WITHIN_S = 30.0
 """From its container's start until it listens; a busy machine needs some seconds."""
@@ -42,6 +43,13 @@ _SETTLES_S = 0.5
 """From a container's end until the API server knows of it."""
 _TRIES_REFUSED = 5
 """How often the node may say that there is no such pod while the API server has it: either may be late."""
+_HUNG_S = LOST_AFTER_S
+"""An agent that has let us wait for so long, over several connections, is removed: it hangs, or as good as that.
+
+One that is merely slow is safe: to welcome a client takes one turn of its loop. A loop that stands still for a second
+has lost the agent its rules already (its keeper gives them up), and one that does so for as long as this has lost it
+its other clients, who give up what has been silent for just as long.
+"""
 _RETURNS_WITHIN_S = 2.0
 """An agent that listened before and now does not is dead, and the API server will know of that soon."""
 _WATCH_AGAIN_S = 5.0
@@ -85,6 +93,10 @@ class ClusterAgent:
         """Ids of containers that have ended, whatever the API server says."""
         self._has_no_target = False
         """Whether that is why there is no agent."""
+        self._silent_s: dict[str, float] = {}
+        """For how long an agent has not answered, by its pod's name, since one did."""
+        self._hung: set[str] = set()
+        """Uids of the Jobs that were removed because of that."""
         self._is_unused = False
         """Whether it has been found and not yet met."""
         self.probes = Probes()
@@ -121,16 +133,19 @@ class ClusterAgent:
                     self._agent = await self._start(self._api, tell)
                     self._is_unused, self._broken = True, 0
                     self._listens_by = trio.current_time() + _LISTENS_WITHIN_S
+                self._stream = None
                 try:
                     if self._agent.is_guarded:
                         self._agent = await reach.identify(self._api, self._agent)
                         self._stream = await reach.open_guarded(self._api, self._agent)
                     else:
                         self._stream = await open_port(self._api, self._agent.namespace, self._agent.pod, agents.PORT)
+                except reach.Silent:
+                    if (refusal := await self.explain_silence(reach.PROVES_WITHIN_S)) is not None:
+                        raise refusal from None
                 except ApiError as error:
                     if error.status == 403:
                         raise
-                    self._stream = None
                     if (refusal := await self.explain(error)) is not None:
                         raise refusal from None
                 else:
@@ -168,8 +183,8 @@ class ClusterAgent:
         if not self._is_bound and self._settings.target != TARGETLESS:
             named = reference.parse(self._settings.target)
             await tell(f"looking for {named} in namespace {namespace} of {api.access.server}")
-            former = None if self._is_leaving else self._place
             try:
+                former = None if self._is_leaving else self._place
                 found = await targets.find(api, named, namespace, former=former, ended=self._ended)
             except NoTarget:
                 self._has_no_target = True
@@ -182,7 +197,15 @@ class ClusterAgent:
         agent = self._settings.agent
         image = agent.image or agents.default_image()
         needs_incoming = self._settings.needs_incoming
-        wish = agents.Wish(self._place, agent.namespace or namespace, self._features, agent, image, needs_incoming)
+        wish = agents.Wish(
+            self._place,
+            agent.namespace or namespace,
+            self._features,
+            agent,
+            image,
+            needs_incoming=needs_incoming,
+            avoided=frozenset(self._hung),
+        )
         start = ephemeral.start if agent.is_ephemeral else agents.start
         begun = await start(api, wish, tell)
         self.reasons = begun.reasons
@@ -226,10 +249,33 @@ class ClusterAgent:
         await trio.sleep(_RETRY_S)  # that its container runs is known before its pod says so
         return None
 
+    async def explain_silence(self, waited_s: float) -> MirrorError | None:
+        """As `agent.Agent` says: one that hangs is removed if that is permitted, and another is worth a try."""
+        assert self._api is not None
+        agent = self._agent
+        assert agent is not None
+        silent_s = self._silent_s[agent.pod] = self._silent_s.get(agent.pod, 0.0) + waited_s
+        if silent_s < _HUNG_S or (agent.is_begun and self._is_unused):
+            return TargetError(f"the agent of {self.name} did not answer within {waited_s:.0f} s; try again")
+        try:
+            # What is silent may be the way there: then the API server does not answer either, or says that it is over.
+            verdict = agent.judge(await self._api.get(f"/api/v1/namespaces/{agent.namespace}/pods/{agent.pod}"))
+            if isinstance(verdict, Running):
+                await agents.remove_hung(self._api, agent)
+                self._hung.add(agent.job_uid)
+        except ApiError as refusal:
+            if refusal.status != 404:
+                return TargetError(failures.explain(refusal, "look after the agent", agent.namespace))
+        except MirrorError as error:
+            return error
+        self._agent = None
+        return None
+
     def welcomed(self) -> None:
         """As `agent.Agent` says: it will end by itself when nobody uses it any more, even if others have come too."""
         self._is_unused = self._is_leaving = False
         self._met = self._place
+        self._silent_s.clear()
 
     def lost(self, error: Exception) -> str:
         """As `agent.Agent` says."""
