@@ -177,7 +177,7 @@ class Stage(Api):
     def __init__(self) -> None:
         self.objects: dict[str, dict[str, Object]] = {JOBS: {}, PODS: {}, EVENTS: {}}
         self.forbidden: set[str] = set()
-        self.broken: dict[str, MirrorError] = {}
+        self.broken: dict[str, Exception] = {}
         """For paths why nothing more is heard of them."""
         self.node: Object = {"metadata": {"name": "node-1"}, "status": {}}
         self.lifted: list[str] = []

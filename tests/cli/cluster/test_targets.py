@@ -475,6 +475,34 @@ async def test_what_has_ended_is_not_found_again() -> None:
     assert found.place.container_id == "id-app-3"
 
 
+async def test_what_is_out_of_reach_is_kept_if_it_is_ready_or_no_other_is() -> None:
+    api = cluster()
+    former = choose_container(api.objects[f"{SHOP}/pods/web-1"])
+
+    async def place() -> str:
+        found = await targets.find(api, parse("deployment/web"), "shop", former=former, is_out_of_reach=True)
+        return found.place.pod
+
+    assert await place() == "web-1"
+    api.objects[f"{SHOP}/pods/web-1"] = pod("web-1", labels={"app": "web"}, ready=False)
+    assert await place() == "web-2"
+    for number in 2, 3:
+        api.objects[f"{SHOP}/pods/web-{number}"] = pod(f"web-{number}", labels={"app": "web"}, ready=False)
+    assert await place() == "web-1"
+
+
+async def test_replicas_stay_when_the_target_is_found_anew() -> None:
+    """Also one that happens not to be ready just then."""
+    api = cluster()
+    one, two = (choose_container(api.objects[f"{SHOP}/pods/web-{number}"]) for number in (1, 2))
+    api.objects[f"{SHOP}/pods/web-2"] = pod("web-2", labels={"app": "web"}, ready=False)
+    found = await targets.find(api, parse("deployment/web"), "shop", former=one, known=[two])
+    assert [place.pod for place in found.replicas] == ["web-1", "web-2", "web-3"]
+    del api.objects[f"{SHOP}/pods/web-1"]
+    found = await targets.find(api, parse("deployment/web"), "shop", former=one, known=[two])
+    assert [place.pod for place in found.replicas] == ["web-3", "web-2"]
+
+
 async def test_what_is_being_removed_is_kept_if_there_is_no_other() -> None:
     leaving = pod("web-1", labels={"app": "web"}, deletionTimestamp="2026-01-02T00:00:00Z")
     api = StoredApi({f"{APPS}/deployments/web": workload("web", {"app": "web"}), f"{SHOP}/pods/web-1": leaving})

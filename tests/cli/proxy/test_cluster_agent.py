@@ -322,6 +322,8 @@ class Shop:
     changed: trio.Event = dataclasses.field(default_factory=trio.Event)
     broken: int = 0
     formers: list[str] = dataclasses.field(default_factory=list)
+    out_of_reach: list[bool] = dataclasses.field(default_factory=list)
+    known: list[list[str]] = dataclasses.field(default_factory=list)
 
     def put(self, *pods: Any) -> None:
         self.pods = [*pods]
@@ -329,8 +331,18 @@ class Shop:
         self.changed = trio.Event()
 
     async def find(
-        self, _api: Any, _reference: Any, _namespace: str, *, former: Place | None, ended: Collection[str]
+        self,
+        _api: Any,
+        _reference: Any,
+        _namespace: str,
+        *,
+        former: Place | None,
+        is_out_of_reach: bool,
+        known: Collection[Place],
+        ended: Collection[str],
     ) -> targets.Found:
+        self.out_of_reach.append(is_out_of_reach)
+        self.known.append([place.pod for place in known])
         self.formers.append(former.pod if former is not None else "")
         pods = targets.order_ready(targets.but_for(ended, self.pods))
         if not pods:
@@ -533,6 +545,42 @@ async def test_a_replica_that_has_ended_is_not_entered_again(
         await connect(agent)
     assert patience.cancelled_caught
     assert stage.made == 1
+
+
+def node(status: str) -> dict[str, Any]:
+    return {"metadata": {"name": "node-1"}, "status": {"conditions": [{"type": "Ready", "status": status}]}}
+
+
+@pytest.mark.parametrize(
+    ("status", "is_out_of_reach"),
+    [("Unknown", True), ("False", True), ("True", False), ("", True)],
+    ids=["dead", "not ready", "ready", "not to be seen"],
+)
+async def test_a_pod_on_a_dead_node_is_out_of_reach_after_a_while(
+    ports: Ports,
+    nursery: trio.Nursery,
+    shop: Shop,
+    autojump_clock: trio.testing.MockClock,
+    status: str,
+    is_out_of_reach: bool,
+) -> None:
+    stage = Stage()
+    if status:
+        stage.node = node(status)
+    else:
+        stage.broken["/api/v1/nodes/node-1"] = ApiError(403, "Forbidden", "no looking at nodes")
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    agent.lost(LOST)
+    for _ in range(2):
+        agent.begin_again(TargetError("it cannot be had"))
+        await connect(agent)
+        await trio.sleep(6)
+    agent.welcomed()
+    agent.begin_again(TargetError("it cannot be had"))
+    await connect(agent)
+    assert shop.out_of_reach == [False, False, is_out_of_reach, False]
+    assert shop.known == [[], ["web-2"], ["web-2"], ["web-2"]]
 
 
 async def test_a_watch_that_cannot_be_had_is_tried_again(

@@ -352,6 +352,8 @@ async def find(
     namespace: str,
     *,
     former: Place | None = None,
+    is_out_of_reach: bool = False,
+    known: Collection[Place] = (),
     ended: Collection[str] = (),
 ) -> Found:
     """Which container of which pod a target means.
@@ -362,6 +364,8 @@ async def find(
         namespace: In which.
         former: What it meant before: that is kept if it is still there, ready or not, and if its pod is being removed
             for as long as no other is ready.
+        is_out_of_reach: Whether that holds for it, too, if it is not ready.
+        known: Its replicas until now; as in `other_places`.
         ended: As in `but_for`: what it does not mean.
 
     Raises:
@@ -372,11 +376,12 @@ async def find(
     try:
         listed, scope = await _pods_of(api, reference, namespace)
         pods = but_for(ended, listed)
-        if former is not None and not say_gone(former, pods):
-            return Found(former, (former, *other_places(former, pods)), scope)
         ready = order_ready(pods)
-        if not ready and former is not None and is_leaving(former, pods):
-            return Found(former, (former,), scope)
+        if former is not None:
+            is_there = not say_gone(former, pods)
+            is_ready = any(pod["metadata"]["uid"] == former.pod_uid for pod in ready)
+            if (is_there and (is_ready or not is_out_of_reach)) or (not ready and is_there | is_leaving(former, pods)):
+                return Found(former, (former, *other_places(former, pods, known)), scope)
         if not ready and order_ready(listed):
             raise NoTarget(
                 f"{reference} in namespace {namespace} has ended, as the cluster has yet to see; wait for it"
@@ -388,7 +393,7 @@ async def find(
             raise unknown from None  # nobody has rights in it
         raise TargetError(failures.explain(error, f"look for {reference}", namespace)) from None
     place = choose_container(ready[0], reference.container)
-    return Found(place, (place, *other_places(place, ready)), scope)
+    return Found(place, (place, *other_places(place, pods, known)), scope)
 
 
 async def follow(api: Api, namespace: str, scope: Mapping[str, str], see: Callable[[Sequence[Object]], bool]) -> None:

@@ -9,12 +9,14 @@
 
 Where the target is, and which pods it has beside, is watched while the agent is connected; while there is no target,
 whether there is one again. That a container has ended its agent says at once, and the API server up to some seconds
-later: until then it is left out of what is found.
+later: until then it is left out of what is found. So is, where another is ready, a pod on a node that does not answer,
+which the cluster takes away only after minutes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any
@@ -41,6 +43,8 @@ _LISTENS_WITHIN_S = 30.0
 _RETRY_S = 0.02
 _SETTLES_S = 0.5
 """From a container's end until the API server knows of it."""
+_OUT_OF_REACH_S = 5.0
+"""How long an agent is tried for beside a pod on a node that is not ready, if another pod is."""
 _TRIES_REFUSED = 5
 """How often the node may say that there is no such pod while the API server has it: either may be late."""
 _HUNG_S = LOST_AFTER_S
@@ -87,6 +91,8 @@ class ClusterAgent:
         self._is_again = False
         self._met: Place | None = None
         """Beside what the agent is with which there is or was a connection last."""
+        self._lost_at = math.inf
+        """When that connection was lost."""
         self._is_leaving = False
         """Whether that is to be left as soon as there is another, though there is the connection."""
         self._ended: set[str] = set()
@@ -184,8 +190,15 @@ class ClusterAgent:
             named = reference.parse(self._settings.target)
             await tell(f"looking for {named} in namespace {namespace} of {api.access.server}")
             try:
-                former = None if self._is_leaving else self._place
-                found = await targets.find(api, named, namespace, former=former, ended=self._ended)
+                found = await targets.find(
+                    api,
+                    named,
+                    namespace,
+                    former=None if self._is_leaving else self._place,
+                    is_out_of_reach=await self._is_out_of_reach(api),
+                    known=self._known_replicas(),
+                    ended=self._ended,
+                )
             except NoTarget:
                 self._has_no_target = True
                 raise
@@ -212,6 +225,15 @@ class ClusterAgent:
         if "incoming" in self.reasons:
             self._set_replicas(())
         return begun
+
+    async def _is_out_of_reach(self, api: Api) -> bool:
+        """Whether the agent could not be had again for a while, and its target's node may be why."""
+        if self._place is None or trio.current_time() - self._lost_at < _OUT_OF_REACH_S:
+            return False
+        try:
+            return bool(failures.say_node_silent(await api.get(f"/api/v1/nodes/{self._place.node}")))
+        except ApiError:
+            return True  # who may not see nodes goes by the pod, which is not ready then either
 
     async def explain(self, error: Exception) -> MirrorError | None:
         """As `agent.Agent` says: one that does not listen yet is worth another try, and so is one that has ended."""
@@ -275,11 +297,13 @@ class ClusterAgent:
         """As `agent.Agent` says: it will end by itself when nobody uses it any more, even if others have come too."""
         self._is_unused = self._is_leaving = False
         self._met = self._place
+        self._lost_at = math.inf
         self._silent_s.clear()
 
     def lost(self, error: Exception) -> str:
         """As `agent.Agent` says."""
         self._is_leaving = False
+        self._lost_at = trio.current_time()
         if not isinstance(error, TargetEnded) or self._met is None:
             return ""
         self._note_end(self._met)
@@ -326,8 +350,7 @@ class ClusterAgent:
             nonlocal why
             why = targets.say_gone(place, pods)
             if not why:
-                known = [agent._place for agent in self.replicas if agent._place is not None]
-                self._set_replicas(targets.other_places(place, pods, known))
+                self._set_replicas(targets.other_places(place, pods, self._known_replicas()))
             return not why
 
         while not why:
@@ -343,6 +366,9 @@ class ClusterAgent:
         """As `agent.Agent` says."""
         while {*replicas} == {*self.replicas}:
             await self._have_changed.wait()
+
+    def _known_replicas(self) -> list[Place]:
+        return [agent._place for agent in self.replicas if agent._place is not None]
 
     def _set_replicas(self, places: Iterable[Place]) -> None:
         if self._settings.replicas == "one" or self._settings.incoming == "off" or "incoming" in self.reasons:
