@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
@@ -142,15 +143,19 @@ async def test_one_that_does_not_listen_is_tried_for_a_while(
     stage.put_pod("job-0", RUNNING)
     agent = ClusterAgent(ORDER, place=PLACE, api=stage)
     failure = None
-    began_at = trio.current_time()
+    began_at, tried_at = trio.current_time(), [0.0]
     while failure is None:
         stream = await connect(agent)
+        tried_at.append(trio.current_time() - began_at)
         stream.failure = PortRefused("nothing listens on port 61337")
         failure = await agent.explain(LOST)
     assert 29 < trio.current_time() - began_at < 32
     assert isinstance(failure, TargetError)
     assert "cannot be reached (nothing listens" in failure.sentence
     assert stage.made == 0
+    # Without asking too often, and without losing time when it listens soon.
+    assert len(tried_at) < 100
+    assert all(later - earlier <= max(0.025, 0.11 * later) for earlier, later in itertools.pairwise(tried_at))
 
 
 async def test_no_right_to_connect_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,10 @@ from mirror.protocol.heartbeat import LOST_AFTER_S
 _LISTENS_WITHIN_S = 30.0
 """From its container's start until it listens; a busy machine needs some seconds."""
 _RETRY_S = 0.02
+_LONGEST_RETRY_S = 1.0
+_RETRY_SHARE = 0.1
+"""Between tries of a port that refuses: a tenth of the time for which it has done so, within these limits. Little time
+is lost when an agent listens after a fraction of a second, and little is asked when it takes half a minute."""
 _SETTLES_S = 0.5
 """From a container's end until the API server knows of it."""
 _OUT_OF_REACH_S = 5.0
@@ -85,7 +89,7 @@ class ClusterAgent:
         self._api = api
         self._agent: agents.Agent | None = None
         self._stream: PortStream | GuardedStream | None = None
-        self._listens_by = 0.0
+        self._refused_since = self._listens_by = 0.0
         self._broken = 0
         """How often that has happened which could be because the agent was about to end when it was joined."""
         self._is_again = False
@@ -138,7 +142,7 @@ class ClusterAgent:
                 if self._agent is None:
                     self._agent = await self._start(self._api, tell)
                     self._is_unused, self._broken = True, 0
-                    self._listens_by = trio.current_time() + _LISTENS_WITHIN_S
+                    self._give_time(_LISTENS_WITHIN_S)
                 self._stream = None
                 try:
                     if self._agent.is_guarded:
@@ -159,6 +163,11 @@ class ClusterAgent:
         except ApiError as error:
             namespace = self._agent.namespace if self._agent is not None else self._settings.namespace
             raise TargetError(failures.explain(error, "connect to the agent", namespace)) from None
+
+    def _give_time(self, seconds: float) -> None:
+        """Until its agent listens."""
+        self._refused_since = trio.current_time()
+        self._listens_by = self._refused_since + seconds
 
     async def _open_api(self) -> Api:
         folder, variables = self._order.working_directory, dict(self._order.variables)
@@ -268,7 +277,9 @@ class ClusterAgent:
             return None
         if trio.current_time() > self._listens_by:
             return TargetError(f"the agent in pod {self._agent.pod} cannot be reached ({failure or error}); try again")
-        await trio.sleep(_RETRY_S)  # that its container runs is known before its pod says so
+        # That its container runs is known before its pod says so.
+        refused_s = trio.current_time() - self._refused_since
+        await trio.sleep(min(max(_RETRY_S, _RETRY_SHARE * refused_s), _LONGEST_RETRY_S))
         return None
 
     async def explain_silence(self, waited_s: float) -> MirrorError | None:
@@ -333,7 +344,7 @@ class ClusterAgent:
     def begin_again(self, failure: MirrorError | None) -> None:
         """As `agent.Agent` says: at first the same agent is tried, which stays for a while when nobody uses it."""
         self._broken, self._is_again = 0, True
-        self._listens_by = trio.current_time() + _RETURNS_WITHIN_S
+        self._give_time(_RETURNS_WITHIN_S)
         if failure is not None and not failure.is_passing:
             self._agent = None
 
