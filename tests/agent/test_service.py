@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import trio
 from mirror.agent.gate import Gate
 from mirror.cli.proxy.ports import free_port
 from mirror.protocol import messages as m
+from mirror.protocol.connection import TargetEnded
 from mirror.protocol.frame import Frame, FrameReader, encode_frame
 from mirror.protocol.stream import RequestFailed
 from tests.agent.actors import ListeningAgent, listen_agent, needs_root, open_target
@@ -26,6 +28,11 @@ AT_ONCE = "--grace", "0"
 
 def goodbye(connection: socket.socket) -> str:
     """The sentence with which an agent ends a connection, whatever it says before."""
+    return last_word(connection).reason
+
+
+def last_word(connection: socket.socket) -> m.Goodbye:
+    """With which an agent ends a connection."""
     reader = FrameReader(m.AgentMessage)
     connection.settimeout(PATIENCE_S)
     while data := connection.recv(10_000):
@@ -33,7 +40,7 @@ def goodbye(connection: socket.socket) -> str:
     last = list(reader)[-1]
     assert isinstance(last, Frame)
     assert isinstance(last.message, m.Goodbye)
-    return last.message.reason
+    return last.message
 
 
 def answer(connection: socket.socket, request_id: int) -> m.Message:
@@ -160,6 +167,32 @@ async def test_a_signal_ends_an_agent_without_clients() -> None:
         assert await agent.wait() == (0, "")
 
 
+IN_ITS_POD = "from mirror.agent import service\nservice._is_in_its_pod = lambda target: True"
+
+
+async def test_in_a_pod_that_is_being_removed_it_stays_with_its_target() -> None:
+    """The kubelet sends SIGTERM to all containers, and the target may go on for its grace period."""
+    with open_target() as target, listen_agent("--pid", str(target.pid), fault=IN_ITS_POD) as agent:
+        async with agent.client() as client:
+            agent.process.send_signal(signal.SIGTERM)
+            async with agent.client() as other:
+                assert await other.peer.request(m.StatFile(b"/", follow=True))
+            assert await client.peer.request(m.StatFile(b"/", follow=True))
+            target.end()
+            with pytest.raises(TargetEnded):
+                await client.peer.request(m.StatFile(b"/", follow=True))
+        assert await agent.wait() == (0, "")
+
+
+async def test_in_a_pod_that_is_being_removed_it_keeps_nobody_waiting() -> None:
+    waiting = "--grace", "600", "--first-client-within", "600"
+    with open_target() as target, listen_agent("--pid", str(target.pid), *waiting, fault=IN_ITS_POD) as agent:
+        async with agent.client() as client:
+            assert await client.peer.request(m.StatFile(b"/", follow=True))
+            agent.process.send_signal(signal.SIGTERM)
+        assert await agent.wait() == (0, "")
+
+
 async def test_a_lost_worker_ends_all_clients_and_tells_them() -> None:
     with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
         async with agent.client() as one, agent.client() as two:
@@ -171,26 +204,76 @@ async def test_a_lost_worker_ends_all_clients_and_tells_them() -> None:
         assert await agent.wait() == (1, one.farewell + "\n")
 
 
-async def test_when_the_target_has_ended_newcomers_are_sent_away() -> None:
-    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
-        async with agent.client() as staying:
+async def test_it_ends_with_its_target_and_says_so() -> None:
+    """Only a new agent would find the container's next process."""
+    with open_target() as target, listen_agent("--pid", str(target.pid), "--grace", "600") as agent:
+        async with agent.client() as one, agent.client() as two:
             target.end()
-            farewell = ""
-            with trio.fail_after(PATIENCE_S):
-                while not farewell:  # the agent may not know yet
-                    async with agent.client() as newcomer:
-                        with trio.move_on_after(0.5):
-                            await newcomer.ended.wait()
-                            farewell = newcomer.farewell
-            assert farewell.startswith(f"process {target.pid}, the target of this agent, has ended")
-            assert staying.notices == []  # a session in a cluster goes on elsewhere
-            assert isinstance(await staying.peer.request(m.StatFile(b"/", follow=True)), m.FileStatted)
-        # Without the grace period: a new agent would find the container's next process.
+            for client in one, two:
+                with pytest.raises(TargetEnded, match=f"^process {target.pid}, the target of this agent, has ended;"):
+                    await client.peer.request(m.StatFile(b"/", follow=True))
+            assert one.notices == two.notices == []  # a session in a cluster goes on elsewhere
+        assert await agent.wait() == (0, "")
+
+
+LATE = """
+import trio
+from mirror.agent.client import Client
+from mirror.agent.service import Service
+end = Service.end
+async def end_late(self, *reason, **kind):
+    await trio.sleep(0.5)
+    await end(self, *reason, **kind)
+Service.end = end_late
+"""
+"""The agent is slow to say that its target has ended."""
+
+
+async def test_nothing_is_answered_once_the_target_has_ended() -> None:
+    with open_target() as target, listen_agent("--pid", str(target.pid), fault=LATE) as agent:
+        async with agent.client() as client:
+            target.end()
+            for request in m.StatFile(b"/", follow=True), m.StatFile(b"/none", follow=True):
+                with pytest.raises(TargetEnded):
+                    await client.peer.request(request)
+        assert await agent.wait() == (0, "")
+
+
+async def test_volumes_stay_until_it_is_known_that_the_target_has_ended(tmp_path: Path) -> None:
+    """The kernel takes the mounts of a dead process away before it says that it is dead."""
+    unaware = f"{LATE}\nClient._until_told = lambda self: trio.lowlevel.checkpoint()"
+    with open_target(unshare=True, root=str(tmp_path)) as target:
+        (tmp_path / "volume").mkdir()
+        target.ask("check(libc.mount(b'none', b'/volume', b'tmpfs', 0, None))")
+        target.ask("open('/volume/file', 'w').close()")
+        with listen_agent("--pid", str(target.pid), fault=unaware) as agent:
+            async with agent.client() as client:
+                target.end()
+                with contextlib.suppress(TargetEnded):
+                    while True:
+                        await client.peer.request(m.StatFile(b"/volume/file", follow=True))
+            assert await agent.wait() == (0, "")
+
+
+async def test_newcomers_are_told_that_the_target_has_ended() -> None:
+    """Those who have connected and are not being served yet."""
+    held = """
+import trio
+from mirror.agent.gate import Gate
+async def accept(self):
+    await trio.sleep_forever()
+Gate.accept = accept
+"""
+    with open_target() as target, listen_agent("--pid", str(target.pid), fault=held) as agent:
+        with agent.connect() as newcomer:
+            newcomer.sendall(encode_frame(0, m.Hello(m.PROTOCOL_VERSION, m.PROTOCOL_VERSION)))
+            target.end()
+            assert (await trio.to_thread.run_sync(last_word, newcomer)).is_targets_end
         assert await agent.wait() == (0, "")
 
 
 async def test_it_ends_with_its_target_if_nobody_is_there() -> None:
-    with open_target() as target, listen_agent("--pid", str(target.pid)) as agent:
+    with open_target() as target, listen_agent("--pid", str(target.pid), "--grace", "600") as agent:
         assert await works(agent)
         target.end()
         assert await agent.wait() == (0, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -44,3 +46,19 @@ def alone(cluster: Cluster) -> Iterator[Cluster]:
     cluster.wait_without_agents()
     yield cluster
     cluster.wait_without_agents()
+
+
+@pytest.fixture(scope="module")
+def near(cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster, with a way from this machine to its pods."""
+    (node,) = cluster.ask(lambda api: api.list("/api/v1/nodes"))
+    address = next(each["address"] for each in node["status"]["addresses"] if each["type"] == "InternalIP")
+    pods = node["spec"].get("podCIDR") or f"{cluster.pod_of('web')['status']['podIP'].rpartition('.')[0]}.0/24"
+    if os.geteuid():
+        pytest.skip("only root may lay a route to the cluster's pods: sudo make test")
+    route = [pods, "via", address]
+    made = subprocess.run(["ip", "route", "add", *route], check=False, capture_output=True, text=True)
+    assert made.returncode == 0 or "File exists" in made.stderr, made.stderr
+    yield cluster
+    if made.returncode == 0:
+        subprocess.run(["ip", "route", "del", *route], check=True)

@@ -111,6 +111,7 @@ class Program:
                 self.told.append(line.removeprefix("mirror: ").strip())
             else:
                 self._said.put(line.strip())
+        self._said.put("it has ended")
 
 
 Begin = Callable[..., Program]
@@ -232,39 +233,25 @@ def test_an_agent_is_killed(begin: Begin, alone: Cluster, calls: Calls) -> None:
     assert [lost for lost in calls.lost() if lost.began_at > killed_at + LOST_WITHIN_S] == []
 
 
-@contextlib.contextmanager
-def hanging(cluster: Cluster) -> Iterator[None]:
-    """All agents are stopped, but for what holds their rules, which has given them up when the block begins."""
-    cluster.signal_agents(signal.SIGSTOP)
-    try:
-        wait_until(lambda: cluster.rules() == [], WITHIN_S, "the rules of an agent that hangs stay")
-        yield
-    finally:
-        if cluster.agent_pods():
-            cluster.signal_agents(signal.SIGCONT)
-
-
-def test_an_agent_hangs_for_a_while(begin: Begin, alone: Cluster) -> None:
-    program = begin("--steal")
+def test_an_agent_hangs(begin: Begin, alone: Cluster) -> None:
+    """What holds its rules gives them up; the session removes it and goes on with another."""
+    program = begin("--steal", "--reconnect-timeout", str(WITHIN_S))
     web = [alone.pod_of("web")["status"]["podIP"]]
     assert answers(alone, web) == ["user"]
-    with hanging(alone):
+    (hung,) = alone.objects("job", alone.agents)
+    (proxy,) = alone.proxies()
+    os.kill(proxy, signal.SIGSTOP)  # so that there is not another one at once
+    try:
+        alone.signal_agents(signal.SIGSTOP)
+        wait_until(lambda: alone.rules() == [], WITHIN_S, "the rules of an agent that hangs stay")
         assert answers(alone, web) == ["pod"]
-        program.wait_told(LOST, "there is still no connection: ")
+    finally:
+        os.kill(proxy, signal.SIGCONT)
+    assert program.ask(ORDERS) == "[orders]"
     wait_until(lambda: BACK in program.told, WITHIN_S, "the connection does not come back")
     assert answers(alone, web) == ["user"]
-    assert program.ask(ORDERS) == "[orders]"
-    assert len(alone.jobs()) == 1
-
-
-def test_an_agent_that_hangs_is_removed(begin: Begin, alone: Cluster) -> None:
-    program = begin("--steal")
-    with hanging(alone):
-        (job,) = alone.jobs()
-        alone.remove("job", job)
-        wait_until(lambda: BACK in program.told, WITHIN_S, "there is no other agent")
-    assert answers(alone, [alone.pod_of("web")["status"]["podIP"]]) == ["user"]
-    assert program.ask(ORDERS) == "[orders]"
+    (job,) = alone.objects("job", alone.agents)
+    assert job["metadata"]["uid"] != hung["metadata"]["uid"]
 
 
 def test_a_client_falls_silent(begin: Begin, alone: Cluster, relay: Relay) -> None:

@@ -26,11 +26,11 @@ from tests.e2e.test_inventory import run
 from tests.e2e.test_reconnect import BACK, CONNECT, HOST_NAME, LOST, NAME, ORDERS, PROGRAM, Program
 from tests.e2e.test_refusals import ghost, refusal, settings
 from tests.e2e.test_replicas import answers
-from tests.e2e.test_targets import rollout
+from tests.e2e.test_targets import rollouts
 from tests.e2e.test_traffic import CALL, SERVER, serving, wait_for_request
 from tests.e2e.workloads import PORT
 
-__all__ = ["ghost", "rollout"]
+__all__ = ["ghost", "rollouts"]
 
 USER = "mirror-tester"
 ADMIN = "mirror-administrator"
@@ -177,7 +177,7 @@ def test_targets_of_every_kind(cluster: Cluster, granted: list[str], target: str
 
 
 def test_a_rollout(cluster: Cluster, granted: list[str], request: pytest.FixtureRequest) -> None:
-    target = request.getfixturevalue("rollout")
+    target, _ = request.getfixturevalue("rollouts")
     result = cluster.run(target, "sh", "-c", "echo $COLOUR", options=granted)
     assert (result.stdout, result.stderr) == ("blue\n", "")
 

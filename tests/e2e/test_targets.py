@@ -188,6 +188,7 @@ def rollouts(cluster: Cluster) -> Iterator[Sequence[str]]:
     finally:
         if is_ours:
             cluster.remove("CustomResourceDefinition", crd)
+            wait_until(lambda: cluster.get("CustomResourceDefinition", crd) is None, WITHIN_S, "Rollouts are left")
         else:
             cluster.remove("rollout", "web")
             cluster.remove("rollout", "own")

@@ -457,6 +457,12 @@ def test_goodbye_is_the_last_word() -> None:
     assert events(theirs) == []
 
 
+def test_an_agent_says_that_its_target_has_ended() -> None:
+    ours, theirs = client(), agent()
+    theirs.say_goodbye("process 42 has ended", is_targets_end=True)
+    assert told(ours, *said(theirs)) == [GoodbyeReceived("process 42 has ended", is_targets_end=True)]
+
+
 def test_a_long_goodbye_is_cut() -> None:
     ours = client()
     ours.say_goodbye("x" * 5_000_000)

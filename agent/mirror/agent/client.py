@@ -49,6 +49,7 @@ class Client:
         incoming: Shared by all clients; None where incoming traffic cannot be had, as `reasons` says.
         ready: What the worker found.
         reasons: For each capability that is missing, a sentence.
+        ends_with_target: Whether nothing is answered once the target has ended: the client is about to be told so.
 
     Attributes:
         user: Who it is, for others; empty: that is not known.
@@ -65,6 +66,8 @@ class Client:
         incoming: Incoming | None,
         ready: Ready,
         reasons: Mapping[str, str],
+        *,
+        ends_with_target: bool,
     ) -> None:
         self.user = self.session = ""
         self.is_alone = trio.Event()
@@ -74,6 +77,7 @@ class Client:
         self._incoming = incoming
         self._ready = ready
         self._reasons = reasons
+        self._ends_with_target = ends_with_target
         self._tasks: trio.Nursery
         self._peer = Peer(
             stream,
@@ -105,15 +109,15 @@ class Client:
         assert isinstance(hello, m.Hello)
         return hello
 
-    async def end(self, reason: str) -> None:
+    async def end(self, reason: str, *, is_targets_end: bool = False) -> None:
         """Says goodbye; `serve` then returns."""
-        await self._peer.aclose(reason)
+        await self._peer.aclose(reason, is_targets_end=is_targets_end)
 
-    async def send_away(self, reason: str) -> None:
+    async def send_away(self, reason: str, is_targets_end: bool) -> None:
         """Lets it introduce itself and says goodbye. Never raises."""
         with contextlib.suppress(ConnectionLost):
             await self._peer.handshake()
-            await self._peer.aclose(reason)
+            await self._peer.aclose(reason, is_targets_end=is_targets_end)
 
     async def notice(self, text: str) -> None:
         """Has the user read a sentence. Never raises: a lost connection needs no notices."""
@@ -141,6 +145,20 @@ class Client:
         return channel
 
     async def _handle(self, request: m.Message) -> m.Message | None:
+        try:
+            answer = await self._carry_out(request)
+        except RequestFailed:
+            await self._until_told()
+            raise
+        await self._until_told()
+        return answer
+
+    async def _until_told(self) -> None:
+        """Does not return if the target has ended: what was found may be of what is left of it."""
+        if self._ends_with_target and self._target.has_ended:
+            await trio.sleep_forever()
+
+    async def _carry_out(self, request: m.Message) -> m.Message | None:
         match request:
             case m.OpenFile():
                 return await self._open_file(request)

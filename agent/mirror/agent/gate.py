@@ -124,13 +124,13 @@ class Gate:
         stream.socket.close()
         return None
 
-    def turn_away(self, sentence: str) -> None:
+    def turn_away(self, sentence: str, *, is_targets_end: bool = False) -> None:
         """Says goodbye to who has connected and is not being served; nobody can connect from then on.
 
         Who was let in while this process ends would be left without a word, as those are who have yet to prove
         something: what the agent has to say is in its log. Never waits, never raises.
         """
-        farewell = encode_frame(0, Goodbye(sentence)) if self.guard is None else b""
+        farewell = encode_frame(0, Goodbye(sentence, is_targets_end)) if self.guard is None else b""
         with contextlib.suppress(OSError):
             if self.connection is not None:
                 self.connection.sendall(farewell)

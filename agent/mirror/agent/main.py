@@ -11,8 +11,8 @@ times as long as all the rest. The agent ends when its client does.
 serves all who connect to that port of its own loopback, and ends some time after the last of them has gone. With
 `--identity FILE` it serves only who has the secret that it puts there; `__main__` hides it before it imports this.
 
-Either ends by SIGTERM, or when its worker is lost. Where it cannot serve, the last line on stderr and the `Goodbye` on
-each connection are one sentence, and the exit status is 1 (2 for a wrong command line).
+Either ends by SIGTERM (but see `service`), or when its worker is lost. Where it cannot serve, the last line on stderr
+and the `Goodbye` on each connection are one sentence, and the exit status is 1 (2 for a wrong command line).
 
 The order matters. Everything is imported first: in the target's user namespace root is no longer the one that may
 read every file, such as our own modules in somebody's home. Then, while the process still has one thread, it takes
@@ -100,12 +100,13 @@ def _open_target(pid: int, options: Options) -> Target:
     """
     if options.is_targetless:
         return Target.open(os.getpid(), options.features)
+    ends_with_target = options.fd is None
     if not options.container:
-        return Target.open(pid, options.features)
+        return Target.open(pid, options.features, holds_mounts=ends_with_target)
     while True:
         pid = container.find(options.container)
         try:
-            target = Target.open(pid, options.features)
+            target = Target.open(pid, options.features, holds_mounts=ends_with_target)
         except TargetError:
             if container.holds(options.container, pid):
                 raise

@@ -3,13 +3,16 @@
 Target, worker and incoming traffic are shared by all clients. What goes wrong with one of them ends that one.
 
 An agent with a listener ends by itself: when the first client does not come in time, or some time after the last one
-has gone. If the target has ended by then it ends at once, because what comes next (the container's next process, say)
-can be found only by a new agent; and clients that come then are sent away for the same reason.
+has gone. It also ends with its target, and says so: nothing is answered from what is left of a dead container, whose
+volumes and network are being taken away, and what comes next (the container's next process, say) can be found only by a
+new agent. A client that cannot connect again keeps its agent, which has it told. By SIGTERM it ends at once, unless it
+is in the target's pod, where that means that the pod is being removed: it then stays as long as somebody needs it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import logging
 import signal
@@ -64,11 +67,11 @@ async def _serve(target: Target, worker: Worker, gate: Gate, options: Options) -
         async with _incoming_unless("incoming" in reasons, target, options) as incoming:
             service = Service(target, worker, incoming, ready, reasons, options)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_end_on_signal, service, signals)
+                nursery.start_soon(_end_on_signal, service, target, signals)
                 await service.run(gate)
                 nursery.cancel_scope.cancel()
             # First of all: what comes next takes a while, in which nobody else should wait to be served.
-            gate.turn_away(service.farewell or _ENDS_UNUSED)
+            gate.turn_away(service.farewell or _ENDS_UNUSED, is_targets_end=service.is_targets_end)
     return service.failure
 
 
@@ -96,9 +99,17 @@ async def _get_ready(worker: Worker, target: Target, options: Options) -> tuple[
     return ready, {**ready.reasons, **missing}
 
 
-async def _end_on_signal(service: Service, signals: AsyncIterator[int]) -> None:
-    async for _ in signals:
-        await service.end("the agent was told to end by a signal")
+async def _end_on_signal(service: Service, target: Target, signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        if number == signal.SIGTERM and _is_in_its_pod(target):
+            service.linger()
+        else:
+            await service.end("the agent was told to end by a signal")
+
+
+def _is_in_its_pod(target: Target) -> bool:
+    """Whether the agent is an ephemeral container of the target's pod, whose first process the target is."""
+    return target.pid == 1 and not target.is_own
 
 
 def _incoming_unless(
@@ -122,6 +133,7 @@ class Service:
 
     Attributes:
         farewell: What those who come are told instead of being served, once that is so for a reason.
+        is_targets_end: Whether that is because the target has ended.
         failure: What the agent's starter is to learn, in the end.
     """
 
@@ -135,6 +147,7 @@ class Service:
         options: Options,
     ) -> None:
         self.farewell: str | None = None
+        self.is_targets_end = False
         self.failure: str | None = None
         self._target = target
         self._worker = worker
@@ -150,7 +163,7 @@ class Service:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_with_worker, gate)
-                nursery.start_soon(self._tell_of_targets_end, nursery, gate)
+                nursery.start_soon(self._follow_target, nursery, gate)
                 if gate.connection is not None:
                     await self._serve(gate, gate.connection)
                 else:
@@ -159,13 +172,17 @@ class Service:
                     await self._presence.until_unused()
                 nursery.cancel_scope.cancel()
 
-    async def end(self, reason: str) -> None:
+    async def end(self, reason: str, *, is_targets_end: bool = False) -> None:
         """Says goodbye to all clients; `run` then returns."""
-        self.farewell = reason
+        self.farewell, self.is_targets_end = reason, is_targets_end
         async with trio.open_nursery() as nursery:
             for client in list(self._clients):
-                nursery.start_soon(client.end, reason)
+                nursery.start_soon(functools.partial(client.end, reason, is_targets_end=is_targets_end))
         self._scope.cancel()
+
+    def linger(self) -> None:
+        """Only those who are there are served: the pod is being removed, and its target may go on for a while."""
+        self._presence.waste_no_time()
 
     # --- clients ------------------------------------------------------------------------------------------
 
@@ -178,13 +195,21 @@ class Service:
         stream = await gate.admit(connection)
         if stream is None:
             return
-        client = Client(stream, self._target, self._worker, self._incoming, self._ready, self._reasons)
+        client = Client(
+            stream,
+            self._target,
+            self._worker,
+            self._incoming,
+            self._ready,
+            self._reasons,
+            ends_with_target=gate.listener is not None,
+        )
         self._clients.add(client)
         self._presence.come()
         try:
             async with trio.open_nursery() as nursery:
-                if self.farewell is not None:
-                    nursery.start_soon(client.send_away, self.farewell)
+                if self.farewell is not None:  # it was let in while the others were told
+                    nursery.start_soon(client.send_away, self.farewell, self.is_targets_end)
                 nursery.start_soon(self._end_former, client)
                 for notice in self._ready.notices:
                     nursery.start_soon(client.notice, notice)
@@ -220,7 +245,7 @@ class Service:
                 self.failure = str(lost)
             await self.end(str(lost))
 
-    async def _tell_of_targets_end(self, nursery: trio.Nursery, gate: Gate) -> None:
+    async def _follow_target(self, nursery: trio.Nursery, gate: Gate) -> None:
         target = self._target
         await trio.lowlevel.wait_readable(target.pidfd)
         if gate.listener is None:
@@ -231,9 +256,7 @@ class Service:
                     " session, its environment cannot",
                 )
         else:
-            # Whoever can connect again goes on elsewhere, and knows why before we do.
-            self.farewell = (
-                f"process {target.pid}, the target of this agent, has ended, and it serves only the sessions that were"
-                " there before; start again when they have ended"
+            await self.end(
+                f"process {target.pid}, the target of this agent, has ended; start again when there is another",
+                is_targets_end=True,
             )
-            self._presence.waste_no_time()

@@ -63,14 +63,18 @@ class Target:
     """The network namespace of its machine's first process; None where that cannot be seen."""
     is_own: bool
     """Whether it is the agent itself, which then stands in for its own container."""
+    mounts_fd: int | None = None
+    """Its mount namespace, held so that no volume goes before its end is known: the kernel takes the last process's
+    mounts away earlier in do_exit (kernel/exit.c) than it tells of its end. None where nobody needs that."""
 
     @classmethod
-    def open(cls, pid: int, features: Collection[str] = FEATURES) -> Target:
+    def open(cls, pid: int, features: Collection[str] = FEATURES, *, holds_mounts: bool = False) -> Target:
         """Takes hold of a process.
 
         Args:
             pid: Its number; this process's own is a target too, with nothing to enter.
             features: What is wanted of it. What only others need is left alone.
+            holds_mounts: Whether its mounts are to stay for as long as this process does.
 
         Raises:
             TargetError: There is no such process, or this user may not look into it.
@@ -96,6 +100,7 @@ class Target:
                 environment_fd=_open_environment(pid) if _ENVIRONMENT.intersection(features) else None,
                 node_network_fd=_open_node_network(pid) if "incoming" in features else None,
                 is_own=pid == os.getpid(),
+                mounts_fd=_open_namespace(pid, "mnt") if holds_mounts and _ROOT.intersection(features) else None,
             )
         except OSError as error:
             if _has_ended(pidfd) or isinstance(error, ProcessLookupError):

@@ -57,6 +57,10 @@ class ConnectionLost(Exception):
     """There is no connection to the other side any more. The text says why, in one sentence."""
 
 
+class TargetEnded(ConnectionLost):
+    """The agent has ended with its target, and said so."""
+
+
 class _Request(msgspec.Struct):
     """A request under way, ours or theirs."""
 
@@ -163,7 +167,7 @@ class Connection:
             return self._receive_data(message)
         if isinstance(message, m.Goodbye):
             self._over = True
-            return GoodbyeReceived(message.reason)
+            return GoodbyeReceived(message.reason, message.is_targets_end)
         if self.version is None:
             return self._receive_introduction(request_id, message)
         if request_id > 0:
@@ -371,10 +375,10 @@ class Connection:
 
     # --- end and heartbeat --------------------------------------------------------------------------------
 
-    def say_goodbye(self, reason: str) -> None:
+    def say_goodbye(self, reason: str, *, is_targets_end: bool = False) -> None:
         """The last thing that is sent; nothing if it was sent before."""
         if not self._said_goodbye:
-            self._send(0, m.Goodbye(reason[:1000]))
+            self._send(0, m.Goodbye(reason[:1000], is_targets_end))
             self._said_goodbye = True
 
     def tick(self, now_s: float) -> None:

@@ -68,6 +68,7 @@ class GoodbyeReceived(Event, frozen=True):
     """The other side ends the connection."""
 
     reason: str
+    is_targets_end: bool = False
 
 
 class StreamEnded(Event, frozen=True):

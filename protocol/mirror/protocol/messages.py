@@ -155,6 +155,8 @@ class Goodbye(Message, frozen=True):
     """The last message: why this side ends the connection."""
 
     reason: str
+    is_targets_end: bool = False
+    """Whether the agent ends because its target has: what comes next to that is to be found by the client."""
 
 
 class Ping(Message, frozen=True):

@@ -179,7 +179,7 @@ class Stage(Api):
         self.forbidden: set[str] = set()
         self.is_kept = False
         """Whether Jobs may not be removed."""
-        self.broken: dict[str, MirrorError] = {}
+        self.broken: dict[str, Exception] = {}
         """For paths why nothing more is heard of them."""
         self.node: Object = {"metadata": {"name": "node-1"}, "status": {}}
         self.lifted: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 from mirror.cli.cluster import targets
 from mirror.cli.cluster.api import Api, ApiError, Event, Object, Unreachable
 from mirror.cli.cluster.reference import parse
-from mirror.cli.cluster.targets import choose_container
+from mirror.cli.cluster.targets import NoTarget, choose_container
 from mirror.cli.errors import TargetError
 from tests.cli.cluster.objects import StoredApi, pod, workload
 
@@ -492,6 +492,71 @@ async def test_what_a_target_meant_is_kept_while_it_is_there() -> None:
     assert [place.pod for place in found.replicas] == ["web-1", "web-2", "web-3"]
     del api.objects[f"{SHOP}/pods/web-1"]
     assert (await targets.find(api, parse("deployment/web"), "shop", former=former)).place.pod == "web-2"
+
+
+async def test_what_has_ended_is_not_found_again() -> None:
+    """The API server may not know it yet."""
+    two = {f"{APPS}/deployments/web": workload("web", {"app": "web"})}
+    for number in 1, 2:
+        made = pod(f"web-{number}", labels={"app": "web"}, containers={f"app-{number}": {"running": {}}})
+        two[f"{SHOP}/pods/web-{number}"] = made
+    api = StoredApi(two)
+    former = choose_container(two[f"{SHOP}/pods/web-1"])
+    found = await targets.find(api, parse("deployment/web"), "shop", former=former, ended={"id-app-1"})
+    assert (found.place.pod, found.replicas) == ("web-2", (found.place,))
+    with pytest.raises(NoTarget, match="has ended, as the cluster has yet to see"):
+        await targets.find(api, parse("deployment/web"), "shop", former=former, ended={"id-app-1", "id-app-2"})
+    # Its next container has another id, while the last one's state tells of the one before.
+    del api.objects[f"{SHOP}/pods/web-2"]
+    (status,) = two[f"{SHOP}/pods/web-1"]["status"]["containerStatuses"]
+    status.update(
+        containerID="containerd://id-app-3", lastState={"terminated": {"containerID": "containerd://id-app-1"}}
+    )
+    found = await targets.find(api, parse("deployment/web"), "shop", former=former, ended={"id-app-1"})
+    assert found.place.container_id == "id-app-3"
+
+
+async def test_what_is_out_of_reach_is_kept_if_it_is_ready_or_no_other_is() -> None:
+    api = cluster()
+    former = choose_container(api.objects[f"{SHOP}/pods/web-1"])
+
+    async def place() -> str:
+        found = await targets.find(api, parse("deployment/web"), "shop", former=former, is_out_of_reach=True)
+        return found.place.pod
+
+    assert await place() == "web-1"
+    api.objects[f"{SHOP}/pods/web-1"] = pod("web-1", labels={"app": "web"}, ready=False)
+    assert await place() == "web-2"
+    for number in 2, 3:
+        api.objects[f"{SHOP}/pods/web-{number}"] = pod(f"web-{number}", labels={"app": "web"}, ready=False)
+    assert await place() == "web-1"
+
+
+async def test_replicas_stay_when_the_target_is_found_anew() -> None:
+    """Also one that happens not to be ready just then."""
+    api = cluster()
+    one, two = (choose_container(api.objects[f"{SHOP}/pods/web-{number}"]) for number in (1, 2))
+    api.objects[f"{SHOP}/pods/web-2"] = pod("web-2", labels={"app": "web"}, ready=False)
+    found = await targets.find(api, parse("deployment/web"), "shop", former=one, known=[two])
+    assert [place.pod for place in found.replicas] == ["web-1", "web-2", "web-3"]
+    del api.objects[f"{SHOP}/pods/web-1"]
+    found = await targets.find(api, parse("deployment/web"), "shop", former=one, known=[two])
+    assert [place.pod for place in found.replicas] == ["web-3", "web-2"]
+
+
+async def test_what_is_being_removed_is_kept_if_there_is_no_other() -> None:
+    leaving = pod("web-1", labels={"app": "web"}, deletionTimestamp="2026-01-02T00:00:00Z")
+    api = StoredApi({f"{APPS}/deployments/web": workload("web", {"app": "web"}), f"{SHOP}/pods/web-1": leaving})
+    former = choose_container(leaving)
+    assert (await targets.find(api, parse("deployment/web"), "shop", former=former)).place == former
+    with pytest.raises(NoTarget, match="are all being removed"):
+        await targets.find(api, parse("deployment/web"), "shop")
+    api.objects[f"{SHOP}/pods/web-2"] = pod("web-2", labels={"app": "web"})
+    assert (await targets.find(api, parse("deployment/web"), "shop", former=former)).place.pod == "web-2"
+    del api.objects[f"{SHOP}/pods/web-2"]
+    leaving["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 0}}
+    with pytest.raises(NoTarget):
+        await targets.find(api, parse("deployment/web"), "shop", former=former)
 
 
 class Events:

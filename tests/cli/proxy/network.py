@@ -26,7 +26,7 @@ from mirror.cli.proxy.names import Names
 from mirror.cli.proxy.outgoing import Outgoing
 from mirror.cli.proxy.uplink import Uplink
 from mirror.cli.settings import Settings
-from mirror.protocol.connection import ConnectionLost
+from mirror.protocol.connection import ConnectionLost, TargetEnded
 from mirror.protocol.features import FEATURES
 from mirror.protocol.messages import (
     Accepted,
@@ -146,6 +146,7 @@ class Access:
         refusals: Why the next attempts fail, one each.
         may_begin: Attempts wait for it.
         ended: How it was ended, if it was.
+        losses: What it was told of connections that were lost.
         pair: Makes the two ends of a connection; by default in memory, which goes together with a mock clock.
     """
 
@@ -153,7 +154,7 @@ class Access:
     comes_back = True
 
     def __init__(self, actor: Actor, nursery: trio.Nursery, name: str = "pod a", can: Sequence[str] = FEATURES) -> None:
-        self.name = self.whereabouts = name
+        self.name = self.whereabouts = self.target_id = name
         self.actor = actor
         self.begun = 0
         self.again: list[MirrorError | None] = []
@@ -161,10 +162,12 @@ class Access:
         self.may_begin = trio.Event()
         self.may_begin.set()
         self.ended: bool | None = None
+        self.losses: list[str] = []
         self.pair: Callable[[], tuple[trio.abc.Stream, trio.abc.Stream]] = trio.testing.memory_stream_pair
         self.replicas: tuple[Access, ...] = ()
         self._others = trio.Event()
         self._gone = ""
+        self._next: tuple[Actor, str] | None = None
         self._has_gone = trio.Event()
         self._nursery = nursery
         self._can = can
@@ -180,6 +183,9 @@ class Access:
         await self.may_begin.wait()
         if self.refusals:
             raise self.refusals.pop(0)
+        if self._next is not None:
+            self.actor, self.whereabouts = self._next
+            self.target_id, self._next = f"target {self.begun}", None
         ours, theirs = self.pair()
         peer = Peer(theirs, is_client=False, handler=self.actor.handle, capabilities=self._can)
         self.actor.peer = peer
@@ -190,6 +196,10 @@ class Access:
         """What it was."""
         return MirrorError(str(error))
 
+    async def explain_silence(self, waited_s: float) -> MirrorError | None:
+        """That it was silent."""
+        return MirrorError(f"no answer within {waited_s:.0f} s")
+
     def welcomed(self) -> None:
         """Nothing follows from that."""
 
@@ -197,9 +207,27 @@ class Access:
         """Notes it."""
         self.again.append(failure)
 
+    async def pause(self, seconds: float) -> None:
+        """Nothing more can be seen."""
+        await trio.sleep(seconds)
+
+    def lost(self, error: Exception) -> str:
+        """What the agent said."""
+        self.losses.append(str(error))
+        return str(error) if isinstance(error, TargetEnded) else ""
+
+    def move(self, actor: Actor, whereabouts: str) -> None:
+        """The next connection is to another actor, beside the target where it is then."""
+        self._next = actor, whereabouts
+
     def go(self, why: str, actor: Actor, whereabouts: str) -> None:
-        """Its target is somewhere else from here on, beside another actor."""
-        self.actor, self.whereabouts, self._gone = actor, whereabouts, why
+        """The same, and it is seen while there is a connection."""
+        self.move(actor, whereabouts)
+        self.announce(why)
+
+    def announce(self, why: str) -> None:
+        """It is seen that its target goes."""
+        self._gone = why
         self._has_gone.set()
 
     async def until_gone(self, _: Callable[[str], None], /) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,18 +12,18 @@ import pytest
 import trio
 import trio.testing
 
-from mirror.cli.cluster import targets
+from mirror.cli.cluster import agents, targets
 from mirror.cli.cluster.api import ApiError, Unreachable
 from mirror.cli.cluster.portforward import PortRefused
-from mirror.cli.cluster.targets import Place, choose_container
+from mirror.cli.cluster.targets import NoTarget, Place, choose_container
 from mirror.cli.errors import TargetError
 from mirror.cli.handover import Order
 from mirror.cli.proxy import cluster_agent
 from mirror.cli.proxy.cluster_agent import ClusterAgent
 from mirror.cli.settings import AgentSettings, Settings
-from mirror.protocol.connection import ConnectionLost
+from mirror.protocol.connection import ConnectionLost, TargetEnded
 from tests.cli.cluster.objects import pod
-from tests.cli.cluster.test_agents import JOBS, PLACE, PODS, RUNNING, Stage
+from tests.cli.cluster.test_agents import JOBS, PLACE, PODS, RUNNING, WISH, Stage
 
 LOST = ConnectionLost("the agent has gone away without a word")
 ORDER = Order(
@@ -33,6 +35,7 @@ ORDER = Order(
     variables={},
     console=None,
 )
+NAME = agents.name_of(dataclasses.replace(WISH, features=("incoming",)))
 
 
 @dataclasses.dataclass
@@ -140,15 +143,19 @@ async def test_one_that_does_not_listen_is_tried_for_a_while(
     stage.put_pod("job-0", RUNNING)
     agent = ClusterAgent(ORDER, place=PLACE, api=stage)
     failure = None
-    began_at = trio.current_time()
+    began_at, tried_at = trio.current_time(), [0.0]
     while failure is None:
         stream = await connect(agent)
+        tried_at.append(trio.current_time() - began_at)
         stream.failure = PortRefused("nothing listens on port 61337")
         failure = await agent.explain(LOST)
     assert 29 < trio.current_time() - began_at < 32
     assert isinstance(failure, TargetError)
     assert "cannot be reached (nothing listens" in failure.sentence
     assert stage.made == 0
+    # Without asking too often, and without losing time when it listens soon.
+    assert len(tried_at) < 100
+    assert all(later - earlier <= max(0.025, 0.11 * later) for earlier, later in itertools.pairwise(tried_at))
 
 
 async def test_no_right_to_connect_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +245,77 @@ async def test_one_that_was_never_met_is_removed(ports: Ports, nursery: trio.Nur
     assert stage.removed == ([] if is_met else ["job-1"])
 
 
+async def test_one_that_hangs_is_removed_and_another_begun(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Though its pod is seen to run for a while after its Job is gone."""
+    stage = Stage()
+    stage.put(JOBS, {"metadata": {"name": NAME, "uid": "job-0"}})
+    stage.put_pod("job-0", RUNNING)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    for _ in range(2):
+        assert (await connect(agent)).pod == "pod-of-job-0"
+        failure = await agent.explain_silence(5)
+        assert isinstance(failure, TargetError)
+        assert failure.sentence == "the agent of pod web-1 did not answer within 5 s; try again"
+        agent.begin_again(failure)
+    assert (await connect(agent)).pod == "pod-of-job-0"
+    assert await agent.explain_silence(5) is None
+    assert stage.removed == ["job-0"]
+    stage.put_pod("job-0", RUNNING)
+    assert (await begin(stage, agent, nursery)).pod == "pod-of-job-1"
+
+
+async def test_one_that_answers_now_and_then_is_not_removed(ports: Ports) -> None:
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    for _ in range(9):
+        await connect(agent)
+        assert await agent.explain_silence(10) is not None
+        agent.welcomed()
+    assert stage.removed == []
+
+
+async def test_one_that_was_just_begun_is_not_taken_for_hung(ports: Ports, nursery: trio.Nursery) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    assert await agent.explain_silence(30) is not None
+    assert stage.removed == []
+
+
+async def test_one_that_hangs_and_may_not_be_removed(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> Any:
+        message = 'User "dev" cannot delete resource "jobs" in API group "batch" in the namespace "shop"'
+        raise ApiError(403, "Forbidden", message)
+
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    monkeypatch.setattr(stage, "delete", refuse)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await connect(agent)
+    failure = await agent.explain_silence(30)
+    assert isinstance(failure, TargetError)
+    assert failure.sentence == (
+        "the agent in pod pod-of-job-0 does not answer, and mirror could not remove it (user dev lacks the right to "
+        f"delete jobs.batch in namespace shop); have it removed with `mirror agents --remove {NAME} -n shop`"
+    )
+
+
+async def test_silence_of_the_cluster_is_not_the_agents(ports: Ports, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> Any:
+        raise Unreachable("the API server is not there")
+
+    stage = Stage()
+    stage.put_pod("job-0", RUNNING)
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await connect(agent)
+    monkeypatch.setattr(stage, "get", refuse)
+    assert isinstance(await agent.explain_silence(30), Unreachable)
+    assert stage.removed == []
+
+
 # --- the target's pods ------------------------------------------------------------------------------------
 
 
@@ -248,15 +326,34 @@ class Shop:
     pods: list[Any]
     changed: trio.Event = dataclasses.field(default_factory=trio.Event)
     broken: int = 0
+    formers: list[str] = dataclasses.field(default_factory=list)
+    out_of_reach: list[bool] = dataclasses.field(default_factory=list)
+    known: list[list[str]] = dataclasses.field(default_factory=list)
 
     def put(self, *pods: Any) -> None:
         self.pods = [*pods]
         self.changed.set()
         self.changed = trio.Event()
 
-    async def find(self, _api: Any, _reference: Any, _namespace: str, *, former: Place | None = None) -> targets.Found:
-        place = choose_container(self.pods[0])
-        return targets.Found(place, (place, *targets.other_places(place, self.pods)), {"labelSelector": "app=web"})
+    async def find(
+        self,
+        _api: Any,
+        _reference: Any,
+        _namespace: str,
+        *,
+        former: Place | None,
+        is_out_of_reach: bool,
+        known: Collection[Place],
+        ended: Collection[str],
+    ) -> targets.Found:
+        self.out_of_reach.append(is_out_of_reach)
+        self.known.append([place.pod for place in known])
+        self.formers.append(former.pod if former is not None else "")
+        pods = targets.order_ready(targets.but_for(ended, self.pods))
+        if not pods:
+            raise NoTarget("there is none")
+        place = choose_container(pods[0])
+        return targets.Found(place, (place, *targets.other_places(place, pods)), {"labelSelector": "app=web"})
 
     async def follow(self, _api: Any, namespace: str, scope: Any, see: Any) -> None:
         assert (namespace, scope) == ("shop", {"labelSelector": "app=web"})
@@ -336,6 +433,163 @@ async def test_a_target_that_goes_is_told_and_its_next_is_connected_to(
     await begin(stage, agent, nursery)
     assert agent.whereabouts == "pod web-2"
     assert names(agent) == []
+
+
+ENDED = TargetEnded("process 42, the target of this agent, has ended")
+
+
+def restarted(name: str, container_id: str = "id-app-2") -> dict[str, Any]:
+    """A pod whose container is the next one."""
+    made = pod(name)
+    made["status"]["containerStatuses"][0]["containerID"] = f"containerd://{container_id}"
+    return made
+
+
+async def test_a_container_that_has_ended_is_not_found_again(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Though the API server has it running still."""
+    stage = Stage()
+    shop.put(pod("web-1"))
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    assert agent.lost(ENDED) == "container app of pod web-1 has ended"
+    agent.begin_again(None)
+    with pytest.raises(NoTarget):
+        await connect(agent)
+    assert stage.made == 1
+    first = agent.target_id
+    with trio.move_on_after(4):
+        await agent.pause(0.1)
+        raise AssertionError("there is nothing to begin again with")
+    nursery.start_soon(put_later, shop, restarted("web-1"))
+    began_at = trio.current_time()
+    await agent.pause(0.1)
+    assert trio.current_time() - began_at < 2
+    await begin(stage, agent, nursery)
+    assert agent.whereabouts == "pod web-1"
+    assert agent.target_id != first
+
+
+async def put_later(shop: Shop, *pods: Any) -> None:
+    await trio.sleep(1)
+    shop.put(*pods)
+
+
+async def test_an_agent_that_is_joined_when_its_target_ends(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    shop.put(pod("web-1"))
+    agent = await started(stage, nursery)
+    assert await agent.explain(ENDED) is None
+    with pytest.raises(NoTarget):
+        await connect(agent)
+    assert stage.made == 1
+
+
+async def test_the_container_that_has_ended_is_that_of_the_connection(
+    ports: Ports, nursery: trio.Nursery, shop: Shop
+) -> None:
+    """While another is being connected to."""
+    stage = Stage()
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    shop.put(restarted("web-2"), pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    await agent.until_gone(hear_nothing)
+    agent.begin_again(None)
+    stage.objects[PODS].clear()
+    stage.objects[JOBS].clear()
+    assert (await begin(stage, agent, nursery)).pod == "pod-of-job-2"
+    assert agent.lost(ENDED) == "container app of pod web-1 has ended"
+    assert (await connect(agent)).pod == "pod-of-job-2"
+    assert agent.whereabouts == "pod web-2"
+
+
+async def test_a_place_is_kept_unless_it_is_to_be_left(ports: Ports, nursery: trio.Nursery, shop: Shop) -> None:
+    """It may be the last one that there is when its connection breaks."""
+    stage = Stage()
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    shop.put(pod("web-2"), pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    await agent.until_gone(hear_nothing)
+    shop.put(pod("web-1", deletionTimestamp="2026-01-02T00:00:00Z"))
+    for is_lost in False, True:
+        if is_lost:
+            assert agent.lost(LOST) == ""
+        with pytest.raises(NoTarget):
+            await connect(agent)
+    assert shop.formers == ["", "", "web-1"]
+
+
+async def test_a_pause_is_as_long_as_it_is_meant_where_nothing_can_be_seen(
+    ports: Ports, nursery: trio.Nursery, shop: Shop, autojump_clock: trio.testing.MockClock
+) -> None:
+    agent = await started(Stage(), nursery)
+    agent.welcomed()
+    began_at = trio.current_time()
+    await agent.pause(3)
+    assert trio.current_time() - began_at == 3
+    shop.put()
+    agent.lost(ENDED)
+    with pytest.raises(NoTarget):
+        await connect(agent)
+    shop.broken = 1
+    began_at = trio.current_time()
+    await agent.pause(3)
+    assert 3 <= trio.current_time() - began_at < 4
+
+
+async def test_a_replica_that_has_ended_is_not_entered_again(
+    ports: Ports, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    stage = Stage()
+    agent = ClusterAgent(ORDER, place=PLACE, api=stage)
+    await begin(stage, agent, nursery)
+    assert await agent.explain(ENDED) is None
+    with pytest.raises(NoTarget, match="container app of pod web-1 has ended"):
+        await connect(agent)
+    agent.begin_again(None)
+    with trio.move_on_after(100) as patience:
+        await connect(agent)
+    assert patience.cancelled_caught
+    assert stage.made == 1
+
+
+def node(status: str) -> dict[str, Any]:
+    return {"metadata": {"name": "node-1"}, "status": {"conditions": [{"type": "Ready", "status": status}]}}
+
+
+@pytest.mark.parametrize(
+    ("status", "is_out_of_reach"),
+    [("Unknown", True), ("False", True), ("True", False), ("", True)],
+    ids=["dead", "not ready", "ready", "not to be seen"],
+)
+async def test_a_pod_on_a_dead_node_is_out_of_reach_after_a_while(
+    ports: Ports,
+    nursery: trio.Nursery,
+    shop: Shop,
+    autojump_clock: trio.testing.MockClock,
+    status: str,
+    is_out_of_reach: bool,
+) -> None:
+    stage = Stage()
+    if status:
+        stage.node = node(status)
+    else:
+        stage.broken["/api/v1/nodes/node-1"] = ApiError(403, "Forbidden", "no looking at nodes")
+    agent = await started(stage, nursery)
+    agent.welcomed()
+    agent.lost(LOST)
+    for _ in range(2):
+        agent.begin_again(TargetError("it cannot be had"))
+        await connect(agent)
+        await trio.sleep(6)
+    agent.welcomed()
+    agent.begin_again(TargetError("it cannot be had"))
+    await connect(agent)
+    assert shop.out_of_reach == [False, False, is_out_of_reach, False]
+    assert shop.known == [[], ["web-2"], ["web-2"], ["web-2"]]
 
 
 async def test_a_watch_that_cannot_be_had_is_tried_again(

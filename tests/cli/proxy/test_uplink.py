@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -11,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from mirror.cli.errors import MirrorError, TargetError
-from mirror.cli.proxy import uplink
+from mirror.cli.proxy import introduction, uplink
 from mirror.cli.proxy.agent import tell_nobody
 from mirror.cli.proxy.uplink import Uplink
 from mirror.cli.settings import Settings
@@ -23,6 +24,7 @@ from tests.cli.proxy.network import Access, Session
 REQUEST = ReadLink(b"/link")
 SETTINGS = Settings("deployment/web", reconnect_timeout_s=30)
 LOST = "there is no connection to the agent of deployment/web (it broke): requests wait"
+ENDED = "container app of pod web-1 has ended"
 BACK = "there is a connection to the agent of deployment/web again"
 
 
@@ -34,12 +36,13 @@ class Actor:
     def __init__(self) -> None:
         self.asked = 0
         self.breaks = 0
+        self.is_targets_end = False
 
     async def handle(self, message: Message) -> Message | None:
         self.asked += 1
         if self.breaks:
             self.breaks -= 1
-            await self.peer.aclose("it broke")
+            await self.peer.aclose("it broke", is_targets_end=self.is_targets_end)
         raise RequestFailed(40, "as expected")
 
 
@@ -49,6 +52,7 @@ class Stage:
     access: Access
     session: Session
     nursery: trio.Nursery
+    monkeypatch: pytest.MonkeyPatch
     settled: list[tuple[Peer, Peer | None]] = dataclasses.field(default_factory=list)
     may_settle: trio.Event = dataclasses.field(default_factory=trio.Event)
 
@@ -72,9 +76,9 @@ class Stage:
 
 
 @pytest.fixture
-async def stage(nursery: trio.Nursery) -> AsyncIterator[Stage]:
+async def stage(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Stage]:
     actor = Actor()
-    yield Stage(actor, Access(actor, nursery, "deployment/web"), Session(SETTINGS, nursery), nursery)
+    yield Stage(actor, Access(actor, nursery, "deployment/web"), Session(SETTINGS, nursery), nursery, monkeypatch)
     nursery.cancel_scope.cancel()
 
 
@@ -268,6 +272,99 @@ async def test_an_old_agent_that_is_lost_before_there_is_another(stage: Stage, a
         "pod web-1 is being removed, and the session cannot go on elsewhere yet: no pod is ready",
         "pod web-1 is being removed: the session goes on in pod web-2",
     ]
+
+
+async def test_requests_wait_between_the_targets_end_and_its_next(stage: Stage, autojump_clock: MockClock) -> None:
+    made = await stage.begin()
+    new = Actor()
+    stage.access.refusals = [TargetError("the cluster has no other yet")] * 3
+    stage.access.move(new, "pod web-1")
+    await stage.actor.peer.aclose(ENDED, is_targets_end=True)
+    await ask(made)
+    assert new.asked == 1
+    await trio.testing.wait_all_tasks_blocked()
+    assert stage.session.told == [f"{ENDED}: the session goes on in pod web-1"]
+    assert trio.current_time() < uplink.QUIET_S
+
+
+async def test_a_target_that_has_ended_for_good_is_told_once(stage: Stage, autojump_clock: MockClock) -> None:
+    made = await stage.begin()
+    refusals = stage.access.refusals = [TargetError("it is scaled to 0")] * 50
+    await stage.actor.peer.aclose(ENDED, is_targets_end=True)
+    began_at = trio.current_time()
+    for _ in range(2):
+        with pytest.raises(ConnectionLost, match=ENDED):
+            await made.request(REQUEST)
+        assert 29 < trio.current_time() - began_at < 31
+    assert stage.session.told == [f"{ENDED}, and the session cannot go on elsewhere yet: it is scaled to 0"]
+    stage.access.move(Actor(), "pod web-2")
+    refusals.clear()
+    await trio.sleep(uplink.LONGEST_PAUSE_S)
+    await ask(made)
+    assert stage.session.told[1:] == [f"{ENDED}: the session goes on in pod web-2"]
+
+
+async def test_a_target_that_ends_while_it_is_being_left(stage: Stage, autojump_clock: MockClock) -> None:
+    made = await stage.begin()
+    old, new = stage.actor, Actor()
+    stage.access.refusals = [TargetError("no pod is ready")] * 3
+    stage.access.go("pod web-1 is being removed", new, "pod web-2")
+    await trio.testing.wait_all_tasks_blocked()
+    await old.peer.aclose(ENDED, is_targets_end=True)
+    await ask(made)
+    assert (old.asked, new.asked) == (0, 1)
+    await trio.testing.wait_all_tasks_blocked()
+    assert stage.session.told == ["pod web-1 is being removed: the session goes on in pod web-2"]
+
+
+async def test_a_target_that_is_left_for_itself(stage: Stage, autojump_clock: MockClock) -> None:
+    """It is being removed, no other is there, and it is the connection that broke meanwhile."""
+    made = await stage.begin()
+    stage.access.refusals = [TargetError("no pod is ready")] * 3
+    stage.access.announce("pod web-1 is being removed")
+    await trio.testing.wait_all_tasks_blocked()
+    await stage.actor.peer.aclose("it broke")
+    await ask(made)
+    await trio.testing.wait_all_tasks_blocked()
+    assert stage.session.told == [BACK]
+
+
+async def test_the_next_container_is_told(stage: Stage, autojump_clock: MockClock) -> None:
+    """One whose agent died with it, without a word."""
+    await stage.begin()
+    stage.access.move(Actor(), "deployment/web")
+    await stage.actor.peer.aclose("it broke")
+    await trio.sleep(1)
+    assert stage.session.told == [LOST, f"{BACK}, in the next container of deployment/web"]
+
+
+async def test_a_target_that_ends_again_and_again_is_not_a_requests_fault(
+    stage: Stage, autojump_clock: MockClock
+) -> None:
+    made = await stage.begin()
+    stage.actor.breaks = 2 * uplink.MOST_BROKEN
+    stage.actor.is_targets_end = True
+    await ask(made)
+
+
+async def test_a_target_that_has_ended_before_its_agent_was_used(stage: Stage, autojump_clock: MockClock) -> None:
+    made = await stage.begin()
+    peers: list[Peer] = []
+
+    async def introduce(*arguments: Any, **options: Any) -> tuple[Peer, Welcome]:
+        met = await introduction.introduce(*arguments, **options)
+        peers.append(met[0])
+        if len(peers) == 1:
+            await stage.actor.peer.aclose(ENDED, is_targets_end=True)
+            with pytest.raises(ConnectionLost):
+                await met[0].request(REQUEST)
+        return met
+
+    stage.monkeypatch.setattr(uplink, "introduce", introduce)
+    await stage.actor.peer.aclose("it broke")
+    await ask(made)
+    await trio.testing.wait_all_tasks_blocked()
+    assert stage.access.losses == ["it broke", ENDED]
 
 
 async def test_a_connection_that_breaks_while_it_is_settled(stage: Stage, autojump_clock: MockClock) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Awaitable
 
 import pytest
 import trio
@@ -13,7 +14,7 @@ import trio.testing
 from mirror.protocol import heartbeat
 from mirror.protocol import messages as m
 from mirror.protocol.channels import INITIAL_WINDOW_BYTES, MAX_PAYLOAD_BYTES
-from mirror.protocol.connection import MAX_REQUESTS
+from mirror.protocol.connection import MAX_REQUESTS, TargetEnded
 from mirror.protocol.frame import encode_frame
 from mirror.protocol.stream import (
     ConnectionLost,
@@ -249,6 +250,29 @@ async def test_goodbye_says_why(make_pair: MakePair) -> None:
         await client.handshake()
         await trio.testing.wait_all_tasks_blocked(0.01)
         await agent.aclose("the pod is gone")
+
+
+async def test_that_the_target_has_ended_is_told_to_all_who_wait(make_pair: MakePair) -> None:
+    ours, theirs = make_pair()
+    client = Peer(ours, is_client=True, handler=refuse)
+    agent = Peer(theirs, is_client=False, handler=never_answer)
+    ends: list[Exception] = []
+
+    async def note(asking: Awaitable[object]) -> None:
+        with pytest.raises(TargetEnded, match="process 42 has ended") as caught:
+            await asking
+        ends.append(caught.value)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(agent.run)
+        nursery.start_soon(note, client.run())
+        await client.handshake()
+        nursery.start_soon(note, client.request(STAT_FILE))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await agent.aclose("process 42 has ended", is_targets_end=True)
+    assert len(ends) == 2
+    with pytest.raises(TargetEnded):
+        await client.request(STAT_FILE)
 
 
 async def test_an_agent_that_refuses_at_once(make_pair: MakePair) -> None:

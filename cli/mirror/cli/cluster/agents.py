@@ -96,6 +96,8 @@ class Wish:
     features: tuple[str, ...]
     settings: AgentSettings
     image: str
+    avoided: frozenset[str] = frozenset()
+    """Uids of Jobs whose agents are not to be joined: they have been removed, and may still be seen to run."""
     needs_incoming: bool = False
     """Whether an agent without incoming traffic is of no use; none is put where it could not have that."""
 
@@ -366,7 +368,7 @@ async def _start_once(api: Api, wish: Wish, tell: Tell) -> Agent | None:
     name = name_of(wish)
     pods = await api.list(_pods_path(wish.namespace), {"labelSelector": f"{_INSTANCE}={name}"})
     for pod in pods:
-        if isinstance(failures.judge(pod), Running):
+        if isinstance(failures.judge(pod), Running) and _owner_uid(pod) not in wish.avoided:
             await tell(f"joining the agent in pod {pod['metadata']['name']}")
             # Its deadline has been lifted, unless whoever waited for it was killed just then: a session outlives that.
             return _agent(wish, _owner_uid(pod), pod["metadata"]["name"], is_begun=False)
@@ -493,6 +495,29 @@ def _say_left(wish: Wish, agent: Agent, refusal: ApiError) -> str:
     """That a Job stays, by the reason why it could not be removed."""
     within_s = _deadline_s(wish.settings) + wish.settings.ttl_s
     return f"its Job {agent.job} stays for up to {within_s} s, as {_say_refused(refusal)}"
+
+
+async def remove_hung(api: Api, agent: Agent) -> None:
+    """Removes that very Job and its pod, of an agent that does not answer.
+
+    Raises:
+        TargetError: This user may not, or it has no Job; the sentence says what to do.
+        Unreachable: The API server does not answer.
+    """
+    hung = f"the agent in pod {agent.pod} does not answer"
+    if not agent.job:
+        raise TargetError(
+            f"{hung}, and as an ephemeral container it cannot be removed; have the pod replaced, or leave out "
+            f"--ephemeral, so that the agent has a pod of its own"
+        )
+    try:
+        await api.delete(f"{_jobs_path(agent.namespace)}/{agent.job}", uid=agent.job_uid)
+    except ApiError as error:
+        if error.status in (404, 409):
+            return  # somebody else has done so
+        remedy = f"have it removed with `mirror agents --remove {agent.job} -n {agent.namespace}`"
+        why = failures.missing_right(error.message) or failures.in_one_line(error.message) or error.reason
+        raise TargetError(f"{hung}, and mirror could not remove it ({why}); {remedy}") from None
 
 
 def _jobs_path(namespace: str) -> str:

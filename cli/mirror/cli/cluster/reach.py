@@ -15,8 +15,12 @@ from mirror.cli.cluster.portforward import open_port
 from mirror.cli.errors import TargetError
 
 _CONNECTS_WITHIN_S = 10.0
-_PROVES_WITHIN_S = 10.0
+PROVES_WITHIN_S = 10.0
 """A busy node may take a while over it; an agent that has been stopped takes for ever."""
+
+
+class Silent(TargetError):
+    """The agent does not answer, though there is a connection to its port."""
 
 
 async def identify(api: Api, agent: Agent) -> Agent:
@@ -46,7 +50,8 @@ async def open_guarded(api: Api, agent: Agent) -> GuardedStream:
     """A stream to an agent that has been identified. If it is not there, or not the agent, there is a `failure`.
 
     Raises:
-        TargetError: Its address cannot be reached from here, or it does not answer.
+        TargetError: Its address cannot be reached from here.
+        Silent: It does not answer.
         ApiError: Nothing listens at its address; or as `open_port`.
         Unreachable: The API server cannot be reached.
     """
@@ -61,11 +66,11 @@ async def open_guarded(api: Api, agent: Agent) -> GuardedStream:
         below = await open_port(api, agent.namespace, agent.pod, port)
     stream = GuardedStream(below, agent.identity, place)
     try:
-        with trio.fail_after(_PROVES_WITHIN_S):
+        with trio.fail_after(PROVES_WITHIN_S):
             await stream.do_handshake()
     except trio.TooSlowError:
         await trio.aclose_forcefully(stream)
-        raise TargetError(f"the agent in {place} did not answer within {_PROVES_WITHIN_S:.0f} s; try again") from None
+        raise Silent(f"the agent in {place} did not answer within {PROVES_WITHIN_S:.0f} s; try again") from None
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise

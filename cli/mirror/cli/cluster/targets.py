@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -38,6 +38,7 @@ AGENT_LABELS = {"app.kubernetes.io/name": "mirror-agent", "app.kubernetes.io/man
 """What all agents have: their Jobs and their pods."""
 _BEING_MADE = ": ContainerCreating"
 """What a node says of a container that waits for its volumes or its network; why it has to is only in an Event."""
+_STATUSES = ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
 DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 """The annotation by which a pod says which container kubectl is to take."""
 
@@ -73,6 +74,12 @@ class Found:
     place: Place
     replicas: tuple[Place, ...]
     scope: Mapping[str, str]
+
+
+class NoTarget(TargetError):
+    """There is none at present; there may be one by itself."""
+
+    is_passing = True
 
 
 # --- decisions --------------------------------------------------------------------------------------------
@@ -130,12 +137,7 @@ def choose_container(pod: Object, wanted: str = "") -> Place:
         raise TargetError(
             f"pod {name} has no container {wanted}{_suggest(wanted, regular)}; it has {_enumerate(regular + others)}"
         )
-    statuses = [
-        entry
-        for field in ("containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses")
-        for entry in status.get(field) or ()
-        if entry["name"] == wanted
-    ]
+    statuses = [entry for field in _STATUSES for entry in status.get(field) or () if entry["name"] == wanted]
     running = [entry for entry in statuses if "running" in (entry.get("state") or {}) and entry.get("containerID")]
     if not running:
         why = _say_state(statuses[0]) if statuses else "it has not been started"
@@ -146,7 +148,7 @@ def choose_container(pod: Object, wanted: str = "") -> Place:
         pod_uid=metadata["uid"],
         node=pod["spec"].get("nodeName", ""),
         container=wanted,
-        container_id=running[0]["containerID"].rpartition("://")[2],
+        container_id=_id_of(running[0]),
         probes=find_probes(pod),
     )
 
@@ -158,12 +160,39 @@ def say_gone(place: Place, pods: Iterable[Object]) -> str:
         return f"pod {place.pod} is gone"
     if pod["metadata"].get("deletionTimestamp"):
         return f"pod {place.pod} is being removed"
-    try:
-        if choose_container(pod, place.container).container_id == place.container_id:
-            return ""
-    except TargetError:
-        pass
+    return "" if _runs(place, pod) else say_ended(place)
+
+
+def say_ended(place: Place) -> str:
+    """That its container is no more, in a few words."""
     return f"container {place.container} of pod {place.pod} has ended"
+
+
+def is_leaving(place: Place, pods: Iterable[Object]) -> bool:
+    """Whether its pod is being removed while its container runs, as it may for the pod's termination grace period."""
+    return any(
+        pod["metadata"]["uid"] == place.pod_uid and pod["metadata"].get("deletionTimestamp") and _runs(place, pod)
+        for pod in pods
+    )
+
+
+def but_for(ended: Collection[str], pods: Iterable[Object]) -> list[Object]:
+    """The pods without those of which a container is known to have ended: the cluster may not know that yet.
+
+    Args:
+        ended: Ids of containers. A container that is started again has another.
+        pods: As the cluster has them.
+    """
+    return [
+        pod
+        for pod in pods
+        if not any(
+            _id_of(entry) in ended
+            for field in _STATUSES
+            for entry in pod.get("status", {}).get(field) or ()
+            if "running" in (entry.get("state") or {})
+        )
+    ]
 
 
 def other_places(place: Place, pods: Sequence[Object], known: Iterable[Place] = ()) -> tuple[Place, ...]:
@@ -272,6 +301,18 @@ def _with_message(reason: str, message: str | None) -> str:
     return f"{reason}, {text}" if text and text != reason else reason
 
 
+def _runs(place: Place, pod: Object) -> bool:
+    try:
+        return choose_container(pod, place.container).container_id == place.container_id
+    except TargetError:
+        return False
+
+
+def _id_of(status: Object) -> str:
+    """Of the container that a status is about."""
+    return str(status.get("containerID") or "").rpartition("://")[2]
+
+
 def _controller_uid(pod: Object) -> str:
     owners = pod["metadata"].get("ownerReferences") or ()
     return next((str(owner["uid"]) for owner in owners if owner.get("controller")), str(pod["metadata"].get("uid", "")))
@@ -315,24 +356,46 @@ def is_agent(thing: Object) -> bool:
 # --- requests ---------------------------------------------------------------------------------------------
 
 
-async def find(api: Api, reference: Reference, namespace: str, *, former: Place | None = None) -> Found:
+async def find(
+    api: Api,
+    reference: Reference,
+    namespace: str,
+    *,
+    former: Place | None = None,
+    is_out_of_reach: bool = False,
+    known: Collection[Place] = (),
+    ended: Collection[str] = (),
+) -> Found:
     """Which container of which pod a target means.
 
     Args:
         api: The cluster.
         reference: The target.
         namespace: In which.
-        former: What it meant before: that is kept if it is still there, ready or not.
+        former: What it meant before: that is kept if it is still there, ready or not, and if its pod is being removed
+            for as long as no other is ready.
+        is_out_of_reach: Whether that holds for it, too, if it is not ready.
+        known: Its replicas until now; as in `other_places`.
+        ended: As in `but_for`: what it does not mean.
 
     Raises:
-        TargetError: There is none that is ready; the sentence says why.
+        NoTarget: There is none, or none that is ready; the sentence says why.
+        TargetError: This user may not look for it, or its container does not run.
         Unreachable: The API server does not answer.
     """
     try:
-        pods, scope = await _pods_of(api, reference, namespace)
-        if former is not None and not say_gone(former, pods):
-            return Found(former, (former, *other_places(former, pods)), scope)
+        listed, scope = await _pods_of(api, reference, namespace)
+        pods = but_for(ended, listed)
         ready = order_ready(pods)
+        if former is not None:
+            is_there = not say_gone(former, pods)
+            is_ready = any(pod["metadata"]["uid"] == former.pod_uid for pod in ready)
+            if (is_there and (is_ready or not is_out_of_reach)) or (not ready and is_there | is_leaving(former, pods)):
+                return Found(former, (former, *other_places(former, pods, known)), scope)
+        if not ready and order_ready(listed):
+            raise NoTarget(
+                f"{reference} in namespace {namespace} has ended, as the cluster has yet to see; wait for it"
+            )
         if not ready:
             raise await _explain_unready(api, reference, namespace, pods)
     except ApiError as error:
@@ -341,7 +404,7 @@ async def find(api: Api, reference: Reference, namespace: str, *, former: Place 
             raise unknown from None  # nobody has rights in it
         raise TargetError(failures.explain(error, f"look for {reference}{hint}", namespace)) from None
     place = choose_container(ready[0], reference.container)
-    return Found(place, (place, *other_places(place, ready)), scope)
+    return Found(place, (place, *other_places(place, pods, known)), scope)
 
 
 async def follow(api: Api, namespace: str, scope: Mapping[str, str], see: Callable[[Sequence[Object]], bool]) -> None:
@@ -435,7 +498,7 @@ async def _newest_job(api: Api, cronjob: Object, namespace: str) -> Object:
     listed = await api.list(f"/apis/batch/v1/namespaces/{quote(namespace)}/jobs")
     jobs = [job for job in listed if _controller_uid(job) == uid]
     if not jobs:
-        raise TargetError(
+        raise NoTarget(
             f"cronjob/{name} in namespace {namespace} has no job (schedule {cronjob['spec'].get('schedule')!r}); begin "
             f"one with `kubectl -n {namespace} create job --from=cronjob/{name} {name}-now`, and name that"
         )
@@ -444,7 +507,7 @@ async def _newest_job(api: Api, cronjob: Object, namespace: str) -> Object:
     )
 
 
-async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> TargetError:
+async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> NoTarget:
     """That there is no such object, with what might have been meant."""
     kind, names, is_known, unseen = reference.kind, list[str](), False, ""
     for path in kind.paths:
@@ -458,36 +521,34 @@ async def _explain_unknown(api: Api, reference: Reference, namespace: str) -> Ta
             names += sorted(item["metadata"]["name"] for item in listed if not is_agent(item))
     where = f"in namespace {namespace}"
     if not is_known:
-        return TargetError(
+        return NoTarget(
             f"this cluster has no {kind.plural} ({kind.paths[0].removeprefix('/apis/')}); name another kind of target"
         )
     if names:
         hint = _suggest(reference.name, names) or f" (there is {_enumerate(names)})"
-        return TargetError(
-            f"there is no {reference} {where}{hint}; `kubectl -n {namespace} get {kind.plural}` lists them"
-        )
+        return NoTarget(f"there is no {reference} {where}{hint}; `kubectl -n {namespace} get {kind.plural}` lists them")
     unknown, hint = await _explain_namespace(api, namespace)
     others = f"(to see others: {unseen})" if unseen else f"and no other {kind.name} to be seen there"
-    return unknown or TargetError(
+    return unknown or NoTarget(
         f"there is no {reference} {where}{hint}, {others}; choose the namespace with -n, or the cluster with --context"
     )
 
 
-async def _explain_unready(api: Api, reference: Reference, namespace: str, pods: Sequence[Object]) -> TargetError:
+async def _explain_unready(api: Api, reference: Reference, namespace: str, pods: Sequence[Object]) -> NoTarget:
     """Why no pod is ready."""
     if not pods and (unknown := (await _explain_namespace(api, namespace))[0]) is not None:
         return unknown
     spec = (await _get(api, reference, namespace))["spec"] if reference.kind.paths else {}
-    return TargetError(say_none_ready(reference, namespace, spec, pods))
+    return NoTarget(say_none_ready(reference, namespace, spec, pods))
 
 
-async def _explain_namespace(api: Api, namespace: str) -> tuple[TargetError | None, str]:
+async def _explain_namespace(api: Api, namespace: str) -> tuple[NoTarget | None, str]:
     """That there is no such namespace, if so; or else, in parentheses, that this user may not know."""
     try:
         await api.get(f"/api/v1/namespaces/{quote(namespace)}")
     except ApiError as error:
         if error.status == 404:
-            return TargetError(f"there is no namespace {namespace}; choose one with -n"), ""
+            return NoTarget(f"there is no namespace {namespace}; choose one with -n"), ""
         if error.status == 403:
-            return None, " (whether there is such a namespace tells the right to get namespaces, which is missing)"
+            return None, " (or there is no such namespace: to know takes the right to get namespaces)"
     return None, ""

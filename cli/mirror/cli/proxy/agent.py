@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -38,6 +38,7 @@ class Agent(Protocol):
         reasons: For each capability that it cannot have though it was wanted, a better sentence than its own; known
             once it is connected.
         whereabouts: Where that is at present, for sentences, once it is connected.
+        target_id: What tells its present target from all others, once it is connected.
         replicas: Agents for the other pods of its target, as they are at present; known once it is connected.
         comes_back: Whether another connection can be had when one has broken.
     """
@@ -51,6 +52,8 @@ class Agent(Protocol):
     def reasons(self) -> Mapping[str, str]: ...  # noqa: D102
     @property
     def whereabouts(self) -> str: ...  # noqa: D102
+    @property
+    def target_id(self) -> str: ...  # noqa: D102
     @property
     def replicas(self) -> Sequence[Agent]: ...  # noqa: D102
     @property
@@ -79,6 +82,10 @@ class Agent(Protocol):
         """
         ...
 
+    async def explain_silence(self, waited_s: float) -> MirrorError | None:
+        """Why it has not introduced itself within some seconds; as `explain`."""
+        ...
+
     def welcomed(self) -> None:
         """It has introduced itself."""
         ...
@@ -91,10 +98,24 @@ class Agent(Protocol):
         """
         ...
 
-    async def until_gone(self, tell_user: Callable[[str], None], /) -> str:
-        """Returns when the target is where it was no more, with the reason; `connect` then leads to where it is.
+    async def pause(self, seconds: float) -> None:
+        """Waits before another attempt: so long, or until what made the last one fail is over, if that can be seen."""
+        ...
 
-        To be called while it is connected, since `replicas` are kept up to date meanwhile.
+    def lost(self, error: Exception) -> str:
+        """To be called when the connection is lost.
+
+        Returns:
+            Why the target is where it was no more, if that is known from the error; `connect` then leads to where it
+            is. Else empty.
+        """
+        ...
+
+    async def until_gone(self, tell_user: Callable[[str], None], /) -> str:
+        """Returns when the target is about to go from where it was, or has gone, with the reason.
+
+        `connect` then leads to where else it is. To be called while there is a connection, which may last for as long
+        as the target does; `replicas` are kept up to date meanwhile.
 
         Args:
             tell_user: Is told what keeps it from seeing that as soon as it happens.

@@ -56,7 +56,7 @@ class AgentProcess:
         Raises:
             OSError: There are no more processes or descriptors.
         """
-        self.name = self.whereabouts = target
+        self.name = self.whereabouts = self.target_id = target
         ours, theirs = socket.socketpair()
         input_fd, self._target_fd = os.pipe()
         self._errors_fd = open_errors("agent")
@@ -105,11 +105,22 @@ class AgentProcess:
             await self.wait()
         return TargetError(f"{self.name} cannot be entered: {last_line(self._errors_fd) or error}")
 
+    async def explain_silence(self, waited_s: float) -> TargetError:
+        """Nobody knows."""
+        return TargetError(f"the agent of {self.name} did not answer within {waited_s:.0f} s; try again")
+
     def welcomed(self) -> None:
         """Nothing follows from that."""
 
     def begin_again(self, failure: MirrorError | None) -> None:
         """Never called, since it does not come back."""
+
+    async def pause(self, seconds: float) -> None:
+        """Never called."""
+
+    def lost(self, error: Exception) -> str:
+        """It ends for reasons of its own."""
+        return ""
 
     async def until_gone(self, _: Callable[[str], None], /) -> str:
         """Never returns: with its target's process it loses nothing but the environment."""

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
-from mirror.cli.errors import TargetError
 from mirror.cli.proxy.agent import Agent, Tell
 from mirror.cli.proxy.session import Session
 from mirror.protocol.connection import ConnectionLost
@@ -54,7 +53,8 @@ async def introduce(
         try:
             welcome = await _handshake(peer, within_s)
         except trio.TooSlowError:
-            raise TargetError(f"the agent of {agent.name} did not answer within {within_s:.0f} s; try again") from None
+            if (failure := await agent.explain_silence(within_s)) is not None:
+                raise failure from None
         except ConnectionLost as error:
             if (failure := await agent.explain(error)) is not None:
                 raise failure from None

@@ -1,14 +1,17 @@
 """The connection to an agent, made again whenever it breaks, and the requests that wait meanwhile.
 
-    begin ──▶ connected ── lost ─────────▶ requests wait, and fail when that takes too long ──┐
-                 ▲   └─── target gone ───▶ requests go on to the old agent ───────────────────┤
-                 │                                                                            ▼
+    begin ──▶ connected ── lost, or target ended ──▶ requests wait, and fail when that takes too long ──┐
+                 ▲   │                                 ▲                                                │
+                 │   │                                 └── lost, or target ended ──┐                    │
+                 │   └─── target leaves ──▶ requests go on to the old agent ───────┴────────────────────┤
+                 │                                                                                      ▼
                  └── settled ◀── introduced ◀── connect: as often as it takes, with growing pauses
 
 What a request would have done is known only to its answer, so one whose connection broke is asked again on the next:
 all that an agent is asked names everything it is about, and what an agent had begun for a connection ends with that.
 Channels of a connection that is lost are reset. An agent that does not come back is not waited for. A request that
 seems to be what breaks connections is given up, and connections that break soon are made again with growing pauses.
+An agent ends with its target: nothing is answered between a target's end and the moment when there is its next.
 
 Not here: how an agent is reached (`agent`), one attempt (`introduction`), what has to be said on a new connection
 (`start`, `incoming`, `replicas`).
@@ -32,7 +35,7 @@ from mirror.cli.proxy.introduction import WITHIN_S, Hear, introduce
 from mirror.cli.proxy.session import Session
 from mirror.protocol.connection import ConnectionLost
 from mirror.protocol.messages import Message, Welcome
-from mirror.protocol.stream import Peer
+from mirror.protocol.stream import Peer, TargetEnded
 
 SHORTEST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
@@ -77,6 +80,8 @@ class Uplink:
         self._name = secrets.token_hex(16)
         self._peer: Peer | None = None
         self._error: Exception = ConnectionLost("there is no connection yet")
+        self._gone = ""
+        """Why the target is gone, if it ended and with it the present connection."""
         self._lost = trio.Event()
         """Set when the present connection has ended."""
         self._changed = trio.Event()
@@ -119,8 +124,8 @@ class Uplink:
             peer = await self._wait()
             try:
                 return await ask(peer)
-            except ConnectionLost:
-                broken += 1
+            except ConnectionLost as error:
+                broken += not isinstance(error, TargetEnded)  # no request is what ends the target
                 if peer is self.present or broken == MOST_BROKEN:
                     raise
 
@@ -147,7 +152,7 @@ class Uplink:
         """Connects again whenever that is needed, until cancelled. Returns when an agent is lost for good."""
         gone = await self._until_over(self._until_gone)
         while self._agent.comes_back:
-            where, former = self._agent.whereabouts, self.present
+            where, target, former = self._agent.whereabouts, self._agent.target_id, self.present
             self._brief = 0 if gone or trio.current_time() - self._since >= STABLE_S else self._brief + 1
             is_news = self._brief < MOST_BROKEN
             if not gone:
@@ -155,11 +160,14 @@ class Uplink:
                 self._tell(f"{broken}: {self._meanwhile}", again=is_news)
             peer, welcome = await self._connect_again(gone)
             self._use(peer)
-            if gone:
+            if gone and self._agent.target_id != target:
                 self._tell(f"{gone}: the session goes on in {self._agent.whereabouts}")
             else:
-                is_elsewhere = where != self._agent.whereabouts
-                instead = f", in {self._agent.whereabouts} instead of {where}" if is_elsewhere else ""
+                instead = ""
+                if self._agent.whereabouts != where:
+                    instead = f", in {self._agent.whereabouts} instead of {where}"
+                elif self._agent.target_id != target:
+                    instead = f", in the next container of {where}"
                 back = f"there is a connection to the agent of {self._agent.name} again{instead}"
                 self._tell(back, again=is_news)
             gone = await self._until_over(functools.partial(self._settle_in, peer, welcome, former))
@@ -190,7 +198,7 @@ class Uplink:
             await self._pause()
 
     async def _pause(self) -> None:
-        await trio.sleep(self._pause_s)
+        await self._agent.pause(self._pause_s)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
     async def _introduce(self, tell: Tell, within_s: float = WITHIN_S) -> tuple[Peer, Welcome]:
@@ -199,7 +207,7 @@ class Uplink:
         )
 
     async def _until_over(self, until_gone: Callable[[], Awaitable[str]]) -> str:
-        """Until the connection is lost, or the target gone, for a reason."""
+        """Until the connection is lost, or the target leaves: then the reason."""
         gone = ""
 
         async def watch() -> None:
@@ -211,7 +219,7 @@ class Uplink:
             nursery.start_soon(watch)
             await self._lost.wait()
             nursery.cancel_scope.cancel()
-        return gone
+        return self._gone or gone
 
     async def _until_gone(self) -> str:
         """As `agent.Agent` says."""
@@ -236,14 +244,16 @@ class Uplink:
         self._patience_ends_at = math.inf
         self._since = trio.current_time()
         self._lost = trio.Event()
-        if peer.is_over:  # before it could be lost
-            self._lose(peer, ConnectionLost("the agent ended at once"))
+        self._gone = ""
+        if peer.ending is not None:  # before it could be lost
+            self._lose(peer, peer.ending)
         self._changed.set()
         self._changed = trio.Event()
 
     def _lose(self, peer: Peer, error: Exception) -> None:
-        if peer is self._peer:
+        if peer is self._peer and not self._lost.is_set():
             self._error = error
+            self._gone = self._agent.lost(error)
             self._patience_ends_at = trio.current_time() + self._session.settings.reconnect_timeout_s
             self._lost.set()
             if not self._agent.comes_back:

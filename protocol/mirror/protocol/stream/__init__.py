@@ -15,7 +15,7 @@ Cancellation is safe everywhere: a cancelled `request` is abandoned (its late an
         answer = await peer.request(StatFile(b"/etc/hosts", follow=True), FileStatted)
 """
 
-from mirror.protocol.connection import ConnectionLost
+from mirror.protocol.connection import ConnectionLost, TargetEnded
 from mirror.protocol.frame import LocalProtocolError, ProtocolError, RemoteProtocolError
 from mirror.protocol.stream.channel import Channel, ChannelReset
 from mirror.protocol.stream.peer import Handler, Peer, RequestFailed
@@ -30,4 +30,5 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "RequestFailed",
+    "TargetEnded",
 ]

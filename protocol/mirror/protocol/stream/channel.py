@@ -200,4 +200,4 @@ class Channel:
             case ChannelReset(errno=number):
                 raise ChannelReset(number)
             case ConnectionLost() as lost:
-                raise ConnectionLost(*lost.args)
+                raise type(lost)(*lost.args)

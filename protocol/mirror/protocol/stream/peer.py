@@ -16,7 +16,7 @@ from mirror.protocol import events as e
 from mirror.protocol import messages as m
 from mirror.protocol.answers import channel_begun
 from mirror.protocol.channels import MAX_CHANNELS
-from mirror.protocol.connection import Connection, ConnectionLost
+from mirror.protocol.connection import Connection, ConnectionLost, TargetEnded
 from mirror.protocol.frame import ProtocolError, RemoteProtocolError
 from mirror.protocol.heartbeat import TICK_S
 from mirror.protocol.stream.channel import Channel, ChannelReset
@@ -109,7 +109,8 @@ class Peer:
         side has ended the connection by `aclose`.
 
         Raises:
-            ConnectionLost: The other side has said goodbye, gone away, or does not answer any more.
+            ConnectionLost: The other side has said goodbye, gone away, or does not answer any more. It is a TargetEnded
+                if the other side is an agent that has ended with its target; so it is in what else raises it.
             RemoteProtocolError: The other side broke the protocol. It has been told, if possible.
         """
         try:
@@ -132,6 +133,11 @@ class Peer:
     def is_over(self) -> bool:
         """Whether the connection has ended, so that nothing can be asked any more."""
         return self._ending is not None
+
+    @property
+    def ending(self) -> ConnectionLost | None:
+        """Why the connection has ended; None if it has not."""
+        return self._ending
 
     async def handshake(self) -> m.Hello | m.Welcome:
         """The other side's introduction, once it has come; `run` must be under way.
@@ -221,11 +227,11 @@ class Peer:
         channel.is_taken = True
         return channel
 
-    async def aclose(self, reason: str = "") -> None:
+    async def aclose(self, reason: str = "", *, is_targets_end: bool = False) -> None:
         """Says goodbye and ends `run`, after all is written if that takes no longer than FAREWELL_S."""
         if self._ending is None and not self._leaving:
             self._leaving = True
-            self.connection.say_goodbye(reason)
+            self.connection.say_goodbye(reason, is_targets_end=is_targets_end)
             if self._running:
                 await self._writer.drain(FAREWELL_S)
         self._scope.cancel()
@@ -282,7 +288,8 @@ class Peer:
                 if (channel := self._channels.pop(event.channel, None)) is not None:
                     channel.on_gone(ChannelReset(event.errno))
             case e.GoodbyeReceived():
-                raise ConnectionLost(event.reason or f"the {self._other} has ended the connection")
+                lost = TargetEnded if event.is_targets_end else ConnectionLost
+                raise lost(event.reason or f"the {self._other} has ended the connection")
             case e.StreamEnded():
                 raise ConnectionLost(f"the {self._other} has gone away without a word")
             case _:
@@ -393,7 +400,7 @@ class Peer:
             self.connection.say_goodbye("")
             self._writer.flush()
         self._writer.close()
-        self._ending = ConnectionLost(reason)
+        self._ending = TargetEnded(reason) if isinstance(self._failure, TargetEnded) else ConnectionLost(reason)
         for task in self._waiting.values():
             trio.lowlevel.reschedule(task, outcome.Value(None))
         self._waiting.clear()
@@ -409,4 +416,4 @@ class Peer:
             self._raise_ending()
 
     def _raise_ending(self) -> NoReturn:
-        raise ConnectionLost(*(self._ending.args if self._ending is not None else (_CLOSED,)))
+        raise ConnectionLost(_CLOSED) if self._ending is None else type(self._ending)(*self._ending.args)
