@@ -53,7 +53,7 @@ def test_the_bundle_beside_that_of_the_shim(machine: Machine) -> None:
 
 
 def test_the_bundle_that_conmon_was_given(machine: Machine) -> None:
-    machine.add(30, 20, container=ID)
+    machine.add(30, 20)
     conmon = machine.add(20, 1, arguments=("/usr/bin/conmon", "-c", ID, "-b", f"/run/{ID}/userdata", "-u", ID))
     (conmon / "cwd").symlink_to(machine.folder)
     (conmon / "root").symlink_to(machine.folder / "host")
@@ -63,9 +63,8 @@ def test_the_bundle_that_conmon_was_given(machine: Machine) -> None:
 
 def test_the_bundle_of_another_container_is_not_taken(machine: Machine) -> None:
     machine.add(30, 20, container=ID)
-    conmon = machine.add(20, 1, arguments=("conmon", "-b", f"/run/{OTHER}"))
-    (conmon / "cwd").symlink_to(machine.bundle(f"run/{OTHER}"))
-    (conmon / "root").symlink_to(machine.folder)
+    shim = machine.add(20, 1)
+    (shim / "cwd").symlink_to(machine.bundle(f"bundles/{OTHER}"))
     assert read_variables(30, proc=machine.proc) is None
 
 

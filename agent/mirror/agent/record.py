@@ -7,7 +7,7 @@ the process that watches the container, the parent of the container's first one:
 
 - containerd's shim (containerd, Docker) works in the bundle's folder of one container, whose name is that container's
   id. A pod has one shim, and the bundles of its other containers are beside.
-- conmon (CRI-O, podman) is told the folder by an argument.
+- conmon (CRI-O, podman), of which each container has its own, is told the folder by an argument.
 
 Both are seen only by an agent that sees its machine's processes, and not where AppArmor keeps it from looking into
 those that are outside of containers.
@@ -36,10 +36,9 @@ def read_variables(pid: int, *, proc: str = "/proc") -> tuple[bytes, ...] | None
         pid: The first process of a container.
         proc: Where proc(5) is mounted.
     """
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        container_id = _ID.findall(_read(f"{proc}/{pid}/cgroup").decode())[-1]
-        parent = int(_read(f"{proc}/{pid}/stat").rpartition(b")")[2].split()[1])
-        for folder in _bundles(container_id, parent, proc):
+    with contextlib.suppress(OSError, ValueError):
+        watcher = int(_read(f"{proc}/{pid}/stat").rpartition(b")")[2].split()[1])
+        for folder in _bundles(pid, watcher, proc):
             with contextlib.suppress(OSError):
                 return parse(_read(f"{folder}/{_FILE}"))
     return None
@@ -54,12 +53,12 @@ def parse(config: bytes) -> tuple[bytes, ...] | None:
     return tuple(variable.encode() for variable in variables)
 
 
-def _bundles(container_id: str, watcher: int, proc: str) -> Iterator[str]:
-    """Where the container's bundle may be, seen from here."""
-    yield f"{proc}/{watcher}/cwd/../{container_id}"
-    bundle = find_bundle(os.fsdecode(_read(f"{proc}/{watcher}/cmdline")).split("\0"))
-    if container_id in bundle:
+def _bundles(pid: int, watcher: int, proc: str) -> Iterator[str]:
+    """Where the bundle of the container may be, seen from here."""
+    if bundle := find_bundle(os.fsdecode(_read(f"{proc}/{watcher}/cmdline")).split("\0")):
         yield f"{proc}/{watcher}/root{bundle}"
+    for container_id in _ID.findall(_read(f"{proc}/{pid}/cgroup").decode())[-1:]:
+        yield f"{proc}/{watcher}/cwd/../{container_id}"
 
 
 def find_bundle(arguments: Sequence[str]) -> str:
