@@ -283,6 +283,8 @@ def pods(namespace: str) -> list[dict[str, Any]]:
             _container(
                 "wrapped", "sh", "-c", "export ADDED=1; sleep infinity; true", env=[{"name": "WHO", "value": "wrapped"}]
             ),
+            # A title is written over the environment.
+            _container("titled", "perl", "-e", '$0 = "worker: idle"; sleep', env=[{"name": "WHO", "value": "titled"}]),
             {"name": "static", "image": PAUSE_IMAGE, "volumeMounts": _EVERYTHING},
         ],
         "volumes": [
@@ -366,7 +368,8 @@ def test_many_connections_and_many_bytes(odd: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "container"), [(POD, "variables"), (POD, "wrapped"), (POD, "other"), (NODE_POD, "root")]
+    ("pod", "container"),
+    [(POD, "variables"), (POD, "wrapped"), (POD, "titled"), (POD, "other"), (NODE_POD, "root")],
 )
 def test_variables(odd: Cluster, pod: str, container: str) -> None:
     """All but those that stay the user's are byte for byte what a command in the container is given."""
