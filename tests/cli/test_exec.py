@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import itertools
+import json
 import os
 import resource
 import signal
@@ -359,6 +360,15 @@ def test_errors_before_the_start(tmp_path: Path) -> None:
     fails("exec", "-t", pid, "-s", "A", "-x", "B", "--", "true", status=EXIT_USAGE, words="not both")
     if not os.path.exists("/proc/2/exe"):  # it is the kernel's, or there is none
         fails("exec", "-t", "pid/2", "--", "true", status=EXIT_FAILED, words="process 2")
+
+
+def test_more_variables_than_a_program_may_have(target: Target, tmp_path: Path) -> None:
+    file = tmp_path / "mirror.json"
+    file.write_text(json.dumps({"feature": {"env": {"override": {f"LARGE_{i}": "v" * 100_000 for i in range(70)}}}}))
+    result = target.run("true", options=["-f", str(file)])
+    assert result.returncode == EXIT_CANNOT_RUN
+    assert result.stderr.startswith("mirror: true: Argument list too long, ")
+    assert result.stderr.endswith("leave some out with --env-exclude\n")
 
 
 def test_no_nesting(target: Target) -> None:

@@ -7,6 +7,7 @@ signal dispositions. It imports little, starts the proxy, waits for its word, an
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import time
@@ -126,7 +127,10 @@ def _become(found: program.Program, variables: list[bytes]) -> NoReturn:
     try:
         os.execve(found.path, found.argv, block)
     except OSError as error:
-        raise MirrorError(f"{found.argv[0]}: {error.strerror}", EXIT_CANNOT_RUN) from None
+        sentence = f"{found.argv[0]}: {error.strerror}"
+        if error.errno == errno.E2BIG:  # execve(2): a quarter of the stack's limit
+            sentence += ", with your variables and the target's; leave some out with --env-exclude"
+        raise MirrorError(sentence, EXIT_CANNOT_RUN) from None
 
 
 class Report:
