@@ -175,9 +175,9 @@ for caller in callers:
     caller.start()
 for caller in callers:
     caller.join()
-echo(8 << 20)
+echo(4 << 20)
 with connect() as connection:
-    for number in range(1000):
+    for number in range(500):
         said = b"%d." % number
         connection.sendall(said)
         while said:
