@@ -39,6 +39,14 @@ ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which exec would have
 import mirror.agent.__main__
 """
 
+WRITE_TITLE = (
+    "(lambda numbers: (ctypes.memset(numbers[0], 0, numbers[2] - numbers[0] + {reach}),"
+    " ctypes.memmove(numbers[0], b'worker: idle', 12))[1] > 0)"
+    "([int(field) for field in open('/proc/self/stat').read().rpartition(')')[2].split()[45:49]])"
+)
+"""What a target may be asked to do: as setproctitle(3bsd) does, over its arguments and `reach` bytes of its
+environment. Fields: proc_pid_stat(5)."""
+
 
 class Target:
     """A process to stand in for."""

@@ -13,7 +13,7 @@ import pytest
 
 from mirror.agent.container import Candidate, ContainerNotFound, choose, find, holds, is_inside, parse_pids, parse_stat
 from mirror.protocol import messages as m
-from tests.agent.actors import listen_agent, needs_root
+from tests.agent.actors import WRITE_TITLE, listen_agent, needs_root
 
 ID = "3f2a" * 16
 OTHER = "77aa" * 16
@@ -155,31 +155,52 @@ def cgroup() -> Iterator[Path]:
     pytest.skip("no cgroup can be made here")
 
 
+_PROGRAM = """
+import ctypes, sys
+print("there", flush=True)
+for line in sys.stdin:
+    print(eval(line), flush=True)
+"""
+
+
 class Container:
     """Number 1 of a pid namespace in a cgroup with a container's name, and a process that came into it later."""
 
-    def __init__(self, cgroup: Path, processes: list[subprocess.Popen[bytes]]) -> None:
+    def __init__(self, cgroup: Path, processes: list[subprocess.Popen[bytes]], bundle: Path) -> None:
         for prefix in ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"], []:
             process = subprocess.Popen(
-                [*prefix, sys.executable, "-c", "import sys; print('there', flush=True); sys.stdin.read()"],
+                [*prefix, sys.executable, "-c", _PROGRAM],
                 env={**os.environ, "WHOSE": "first" if prefix else "later"},
+                cwd=bundle,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
             processes.append(process)
             assert process.stdout is not None
             assert process.stdout.readline() == b"there\n"
-        unshare, later = processes
+        unshare, later = self._processes = processes
         self.first_pid = int(Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text())
         for pid in later.pid, self.first_pid:
             (cgroup / "cgroup.procs").write_text(str(pid))
 
+    def evaluate(self, expression: str) -> bytes:
+        """What it is in the first process, as text."""
+        process = self._processes[0]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(expression.encode() + b"\n")
+        process.stdin.flush()
+        return process.stdout.readline()
+
 
 @pytest.fixture
-def container(cgroup: Path) -> Iterator[Container]:
+def container(cgroup: Path, tmp_path: Path) -> Iterator[Container]:
     processes: list[subprocess.Popen[bytes]] = []
+    bundle = tmp_path / REAL
+    bundle.mkdir()
+    (bundle / "config.json").write_text('{"process": {"env": ["WHOSE=recorded"]}}')
     try:
-        yield Container(cgroup, processes)
+        yield Container(cgroup, processes, bundle)
     finally:
         for process in processes:
             process.communicate()
@@ -200,3 +221,16 @@ async def test_an_agent_stands_in_for_a_container(container: Container, limit: t
             answer = await client.peer.request(m.ReadEnvironment(), m.EnvironmentRead)
         assert await agent.wait() == (0, "")
     assert b"WHOSE=first" in answer.variables
+
+
+@needs_root
+async def test_the_environment_that_a_container_wrote_over_is_on_record(container: Container) -> None:
+    """The parent of its first process works in its bundle's folder, as containerd's shim does."""
+    assert container.evaluate(WRITE_TITLE.format(reach=100)) == b"True\n"
+    with listen_agent("--container", REAL, "--grace", "0") as agent:
+        async with agent.client() as client:
+            answer = await client.peer.request(m.ReadEnvironment(), m.EnvironmentRead)
+            await client.peer.request(m.StatFile(b"/", follow=True))
+            assert client.notices == []
+        assert await agent.wait() == (0, "")
+    assert answer.variables == (b"WHOSE=recorded",)

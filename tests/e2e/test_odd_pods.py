@@ -5,6 +5,7 @@ The same program runs in a container and under `mirror exec`, and must write the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,9 +175,9 @@ for caller in callers:
     caller.start()
 for caller in callers:
     caller.join()
-echo(8 << 20)
+echo(4 << 20)
 with connect() as connection:
-    for number in range(1000):
+    for number in range(500):
         said = b"%d." % number
         connection.sendall(said)
         while said:
@@ -283,6 +284,8 @@ def pods(namespace: str) -> list[dict[str, Any]]:
             _container(
                 "wrapped", "sh", "-c", "export ADDED=1; sleep infinity; true", env=[{"name": "WHO", "value": "wrapped"}]
             ),
+            # A title is written over the environment.
+            _container("titled", "perl", "-e", '$0 = "worker: idle"; sleep', env=[{"name": "WHO", "value": "titled"}]),
             {"name": "static", "image": PAUSE_IMAGE, "volumeMounts": _EVERYTHING},
         ],
         "volumes": [
@@ -366,7 +369,8 @@ def test_many_connections_and_many_bytes(odd: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "container"), [(POD, "variables"), (POD, "wrapped"), (POD, "other"), (NODE_POD, "root")]
+    ("pod", "container"),
+    [(POD, "variables"), (POD, "wrapped"), (POD, "titled"), (POD, "other"), (NODE_POD, "root")],
 )
 def test_variables(odd: Cluster, pod: str, container: str) -> None:
     """All but those that stay the user's are byte for byte what a command in the container is given."""
@@ -389,6 +393,33 @@ def test_an_image_without_anything(odd: Cluster) -> None:
     root = odd.run(f"pod/{POD}/container/static", "sh", "-c", "wc -c </pause; ls /srv/*", options=["--no-incoming"])
     assert int(root.stdout) > 0
     assert "No such file" in root.stderr
+
+
+def test_a_port_that_the_user_may_not_have(odd: Cluster) -> None:
+    """Here ports below 1024 are root's; in the pod it is the program's nevertheless, and it sees no other."""
+    program = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"user")
+    def log_message(self, *_):
+        pass
+server = http.server.HTTPServer(("0.0.0.0", 80), Handler)
+print(server.socket.getsockname(), flush=True)
+server.serve_forever()
+"""
+    reduced = ["setpriv", "--bounding-set=-net_bind_service", "--"] if os.geteuid() == 0 else []
+    command = [*reduced, "python3", "-c", program]
+    with odd.start(f"pod/{POD}/container/user", *command, options=["--steal"], cwd="/") as session:
+        try:
+            assert session.stdout is not None
+            assert session.stdout.readline() == "('0.0.0.0', 80)\n"
+            call = ["curl", "-s", "-m", "60", f"http://{odd.pod_of(POD)['status']['podIP']}/"]
+            assert odd.run_in_container(POD, *call, container="root") == "user"
+        finally:
+            session.kill()
 
 
 def test_large_files(odd: Cluster) -> None:

@@ -199,14 +199,12 @@ class Client:
 
     async def _read_environment(self) -> m.EnvironmentRead:
         try:
-            variables = await trio.to_thread.run_sync(
-                environment.read_environment, self._target, abandon_on_cancel=True
-            )
+            found = await trio.to_thread.run_sync(environment.read_environment, self._target, abandon_on_cancel=True)
         except OSError as error:
             raise RequestFailed(
                 error.errno or errno.EIO, f"the environment of process {self._target.pid} cannot be read"
             ) from None
-        return m.EnvironmentRead(variables, self._ready.host_name, self._ready.domain_name)
+        return m.EnvironmentRead(found.variables, self._ready.host_name, self._ready.domain_name)
 
     async def _open_file(self, request: m.OpenFile) -> m.FileOpened:
         answer, fd = await self._worker.ask(request)

@@ -71,8 +71,11 @@ def enter(target: Target, features: Collection[str] = FEATURES) -> Ready:
     variables: dict[bytes, bytes] = {}
     if _VARIABLES.intersection(features):
         with contextlib.suppress(OSError):
-            variables = dict(variable.split(b"=", 1) for variable in environment.read_environment(target))
+            found = environment.read_environment(target)
+            variables = dict(variable.split(b"=", 1) for variable in found.variables)
             resolver.prepare(variables)
+            if "environment" in features and not found.is_whole:
+                notices.append(environment.OVERWRITTEN)
     credentials = read_credentials(target.pid)
     host_and_domain_name = _enter_host_name(target, variables)
     if _NETWORK.intersection(features):

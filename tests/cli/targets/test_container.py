@@ -6,6 +6,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from mirror.cli.errors import TargetError
 from mirror.cli.targets import container
 from mirror.cli.targets.container import Answer
+from tests.cli.conftest import wait_until
 
 # --- what the engines' answers mean -----------------------------------------------------------------------
 
@@ -73,7 +75,7 @@ _PURE_CGROUP = "umount -R /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgr
 class Container:
     """A podman container on a root directory made here: no registry is asked."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *command: str) -> None:
         self.name = f"mirror-test-{uuid.uuid4().hex[:12]}"
         for name in ("usr", "proc", "sys", "dev", "run", "tmp", "etc", "app"):
             (folder / name).mkdir()
@@ -82,7 +84,7 @@ class Container:
                 (folder / name).symlink_to(f"usr/{name}")
         (folder / "app" / "marker").write_text("in the container\n")
         options = [f"--name={self.name}", "--volume=/usr:/usr:ro", "--env=ONLY_IN_CONTAINER=yes"]
-        self.complaint = self._start([*_RUN, *_FEW, *options, "--rootfs", str(folder), "sleep", "1000"])
+        self.complaint = self._start([*_RUN, *_FEW, *options, "--rootfs", str(folder), *command])
 
     def _start(self, arguments: Sequence[str]) -> str:
         """Empty if it runs; else why it does not."""
@@ -100,17 +102,23 @@ class Container:
         self.podman("rm", "--force", "--time=0", "--ignore")
 
 
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[Container]:
+@contextmanager
+def running(folder: Path, *command: str) -> Iterator[Container]:
     if shutil.which("podman") is None:
         pytest.skip("no podman")
-    started = Container(tmp_path)
+    started = Container(folder, *command)
     try:
         if started.complaint:
             pytest.skip(f"podman cannot start containers here: {started.complaint}")
         yield started
     finally:
         started.close()
+
+
+@pytest.fixture
+def real(tmp_path: Path) -> Iterator[Container]:
+    with running(tmp_path, "sleep", "1000") as container:
+        yield container
 
 
 def mirror(name: str, *command: str) -> subprocess.CompletedProcess[str]:
@@ -122,6 +130,13 @@ def test_program_in_a_container(real: Container) -> None:
     result = mirror(real.name, "sh", "-c", "cat /app/marker; echo $ONLY_IN_CONTAINER")
     assert result.stdout == "in the container\nyes\n", result.stderr
     assert result.stderr == ""
+
+
+def test_environment_of_a_container_that_has_written_a_title_over_it(tmp_path: Path) -> None:
+    with running(tmp_path, "perl", "-e", '$0 = "worker: idle"; open my $file, ">", "/tmp/begun"; sleep 1000') as titled:
+        wait_until((tmp_path / "tmp/begun").exists, "the program does not begin")
+        result = mirror(titled.name, "sh", "-c", "echo $ONLY_IN_CONTAINER")
+    assert (result.stdout, result.stderr) == ("yes\n", "")
 
 
 def test_container_that_has_been_stopped(real: Container) -> None:
