@@ -1,6 +1,6 @@
 """Pods as clusters have them: programs that are not root, images without a shell, odd volumes, names and variables.
 
-The same program runs in a container and under `mirror exec`, and must write the same: nothing is expected by hand.
+Wherever a program can tell, it runs in the container and under `mirror exec`, and must write the same.
 """
 
 from __future__ import annotations
