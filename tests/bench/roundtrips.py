@@ -29,7 +29,8 @@ first and a second one within the lease."""
 _TRIES = 20
 _TOO_SLOW = 75
 """The status of operations.c when its operations were further apart than a lease lasts, on a busy machine."""
-_IN_MOVED_TO = 0x80
+_IN_MOVED = 0x40 | 0x80
+"""From and to: the kernel would make one event of two that are alike."""
 
 
 def operations(folder: Path) -> Path:
@@ -48,7 +49,7 @@ def count(sides: Sides, command: Sequence[str]) -> Counter[str]:
     """
     counts = sides.folder / "counts.json"
     for _ in range(_TRIES):
-        with _arrival(counts) as wait:
+        with arrival(counts) as wait:
             outcome = sides.outside(command, ["--no-incoming"], MIRROR_COUNTS=str(counts))
             if outcome.status not in (0, _TOO_SLOW):
                 raise RuntimeError(f"{command}: {outcome}")
@@ -62,23 +63,29 @@ def count(sides: Sides, command: Sequence[str]) -> Counter[str]:
 
 
 @contextmanager
-def _arrival(path: Path) -> Iterator[_Wait]:
+def arrival(path: Path) -> Iterator[Wait]:
     """Gives a function that waits until a file has been moved to a path (inotify(7)): the session's last act."""
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(os.O_CLOEXEC)
     try:
-        if libc.inotify_add_watch(watch, os.fsencode(path.parent), _IN_MOVED_TO) < 0:
+        if libc.inotify_add_watch(watch, os.fsencode(path.parent), _IN_MOVED) < 0:
             raise OSError(ctypes.get_errno(), "inotify_add_watch")
-        yield _Wait(watch, path)
+        yield Wait(watch, path)
     finally:
         os.close(watch)
 
 
-class _Wait:
+class Wait:
+    """Waits for a file.
+
+    Attributes:
+        watch: A descriptor from which what happens can be read.
+    """
+
     def __init__(self, watch: int, path: Path) -> None:
-        self._watch = watch
+        self.watch = watch
         self._path = path
 
     def __call__(self) -> None:
         while not self._path.exists():
-            os.read(self._watch, 4096)
+            os.read(self.watch, 4096)

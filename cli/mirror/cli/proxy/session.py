@@ -134,7 +134,9 @@ class Session:
                     self._link = None
 
     def end(self) -> None:
-        """Ends everything. What was lost from here on is no news."""
+        """Ends everything, once. What was lost from here on is no news."""
+        if self._is_ending:
+            return
         self._is_ending = True
         self._nursery.cancel_scope.cancel()
         self._write_counts()
