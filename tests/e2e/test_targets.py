@@ -95,46 +95,43 @@ def told(cluster: Cluster, kubeconfig: Path) -> str:
     return line.partition(" s  ")[2]
 
 
-def readiness(cluster: Cluster, target: str) -> str:
-    """How many of a target's pods are ready, as `mirror ls` has it, in both of its ways."""
+def readiness(cluster: Cluster, *targets: str) -> list[str]:
+    """How many of some targets' pods are ready, as `mirror ls` has it, in both of its ways."""
     lines = run(cluster, "ls", "-n", cluster.namespace).stdout.splitlines()
     table = {words[0]: words[1] for words in map(str.split, lines)}
     rows = {row["target"]: row for row in json.loads(run(cluster, "ls", "-n", cluster.namespace, "-o", "json").stdout)}
-    row = rows[target]
-    assert table[target] == f"{row['ready']}/{row['pods']}"
-    assert row["available"] is (row["ready"] > 0)
-    return table[target]
+    for target in targets:
+        row = rows[target]
+        assert table[target] == f"{row['ready']}/{row['pods']}"
+        assert row["available"] is (row["ready"] > 0)
+    return [table[target] for target in targets]
 
 
 def test_everybody_gets_the_same_pod_and_only_a_ready_one(cluster: Cluster, pair: list[str], tmp_path: Path) -> None:
     first, second = pair
-    kubeconfigs = [
-        cluster.as_user("anna", tmp_path, "system:masters"),
-        cluster.as_user("ben", tmp_path, "system:masters"),
-    ]
+    anna, ben = (cluster.as_user(name, tmp_path, "system:masters") for name in ("anna", "ben"))
     choice = f"target is container app of pod {cluster.namespace}/{{}} on node "
-    for kubeconfig in kubeconfigs:
-        assert told(cluster, kubeconfig).startswith(choice.format(first))
-        assert told(cluster, kubeconfig).endswith(", the first of 2 that are ready")
-    assert readiness(cluster, "deployment/pair") == "2/2"
+    said = told(cluster, anna)
+    assert said.startswith(choice.format(first))
+    assert said.endswith(", the first of 2 that are ready")
+    assert told(cluster, ben) == said
+    assert readiness(cluster, "deployment/pair") == ["2/2"]
 
     cluster.run_in_container(first, "rm", "/tmp/ready")
     wait_until(lambda: len(cluster.ready_pods("pair")) == 1, WITHIN_S, "the pod is still ready")
-    for kubeconfig in kubeconfigs:
-        assert told(cluster, kubeconfig).startswith(choice.format(second))
-    assert "of 2 that are ready" not in told(cluster, kubeconfigs[0])
-    assert readiness(cluster, "deployment/pair") == "1/2"
-    assert (readiness(cluster, f"pod/{first}"), readiness(cluster, f"pod/{second}")) == ("0/1", "1/1")
+    said = told(cluster, anna)
+    assert said.startswith(choice.format(second))
+    assert "that are ready" not in said
+    targets = ("deployment/pair", f"pod/{first}", f"pod/{second}")
+    assert readiness(cluster, *targets) == ["1/2", "0/1", "1/1"]
 
     cluster.run_in_container(second, "rm", "/tmp/ready")
     wait_until(lambda: not cluster.ready_pods("pair"), WITHIN_S, "the pod is still ready")
+    none = f"none of the 2 pods of deployment/pair in namespace {cluster.namespace} is ready (container app runs, "
     sentence = refusal(cluster, "deployment/pair")
-    assert (
-        f"none of the 2 pods of deployment/pair in namespace {cluster.namespace} is ready (container app runs, "
-        in sentence
-    )
-    assert "its readiness probe fails); wait for one, or mend them" in sentence
-    assert readiness(cluster, "deployment/pair") == "0/2"
+    assert sentence.startswith(none)
+    assert sentence.endswith("its readiness probe fails); wait for one, or mend them")
+    assert readiness(cluster, "deployment/pair") == ["0/2"]
 
 
 def test_a_service_that_selects_nothing(cluster: Cluster) -> None:
@@ -198,9 +195,8 @@ def test_rollouts(cluster: Cluster, rollouts: Sequence[str]) -> None:
     """One that borrows its pods, and one that has its own."""
     borrowing, own = rollouts
     assert pod_seen(cluster, borrowing) == cluster.pod_of("web")["metadata"]["name"]
-    assert readiness(cluster, borrowing) == "1/1"
     assert pod_seen(cluster, own) == pod_seen(cluster, own.replace("rollout", "ro")) == "db-0"
-    assert readiness(cluster, own) == "1/1"
+    assert readiness(cluster, borrowing, own) == ["1/1", "1/1"]
 
 
 # --- containers -------------------------------------------------------------------------------------------
