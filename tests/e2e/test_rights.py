@@ -247,7 +247,9 @@ def test_a_session_and_its_agent(alone: Cluster, granted: list[str]) -> None:
         alone.remove("pod", old)
         program.wait_told(f"pod {old} is ")
         alone.wait_ready("web")
-        assert answers(alone, [alone.pod_of("web")["status"]["podIP"]]) == ["user"]
+        # That it goes on is told before its ports are there again.
+        address = alone.pod_of("web")["status"]["podIP"]
+        wait_until(lambda: answers(alone, [address]) == ["user"], WITHIN_S, "nothing is stolen any more")
 
 
 def test_commands_that_look(cluster: Cluster, granted: list[str]) -> None:
