@@ -326,8 +326,10 @@ def test_a_container_is_replaced(begin: Begin, alone: Cluster, calls: Calls) -> 
     """The next one has the same network, in which the old agent still is."""
     program = begin("--steal")
     calls.wait_for("user")
+    assert program.ask(CONNECT) == "connected"
     pod = alone.pod_of("web")["metadata"]["name"]
     alone.kill_containers("web")
+    assert program.ask("made.recv(1)") == "ConnectionResetError 104"
     wait_until(
         lambda: f"container app of pod {pod} has ended: the session goes on in pod {pod}" in program.told,
         WITHIN_S,
