@@ -357,14 +357,14 @@ def test_it_stays_for_its_grace_period(alone: Cluster, tmp_path: Path) -> None:
     """Nobody waits for it to end: the next session joins it."""
     file = settings(tmp_path, grace=1000)
     assert alone.run("deployment/web", "true", options=["-f", file]).returncode == 0
-    (job,) = alone.jobs()
+    (job,) = alone.objects("job", alone.agents)
     try:
         second = alone.run("deployment/web", "sh", "-c", "echo $COLOUR", options=["-v"])
         assert second.stdout == "blue\n"
         assert "joining the agent" in second.stderr
-        assert alone.jobs() == [job]
+        assert [each["metadata"]["uid"] for each in alone.objects("job", alone.agents)] == [job["metadata"]["uid"]]
     finally:
-        alone.remove("job", job)
+        alone.remove("job", job["metadata"]["name"])
 
 
 def test_nothing_stays_without_a_grace_period(alone: Cluster, tmp_path: Path) -> None:
