@@ -106,7 +106,7 @@ def in_pod(cluster: Cluster, folder: Path) -> Iterator[Pod]:
         # The node's rules for Services, and names, come a moment after.
         asking = f"""
             curl -sS -m 20 http://inventory/items/x http://storefront/items/x 'http://[{scene.INVENTORY_V6}]/items/x' &&
-            getent ahosts stock orders
+            getent ahosts stock orders convoy
         """
         wait_until(lambda: pod.inside(["sh", "-c", asking]).status == 0, WITHIN_S, "no service answers")
         yield pod
