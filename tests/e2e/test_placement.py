@@ -130,7 +130,7 @@ def test_another_namespace_and_more(alone: Cluster, elsewhere: str, tmp_path: Pa
     )
     with alone.held("deployment/web", "echo $COLOUR", options=["-f", file, "-a", elsewhere]) as said:
         assert said == "blue\n"
-        assert alone.agent_pods() == []
+        assert alone.jobs() == []
         (pod,) = alone.objects("pod", alone.agents, namespace=elsewhere)
         (job,) = alone.objects("job", alone.agents, namespace=elsewhere)
     for thing in (job, pod):

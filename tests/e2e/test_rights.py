@@ -476,7 +476,7 @@ def test_no_right_to_watch_pods_where_an_agent_is(alone: Cluster, kubeconfig: st
             program.wait_told(told)
             pod = program.ask(HOST_NAME)
             alone.remove("pod", pod)
-            wait_until(lambda: any(f"pod {pod} is" in each for each in program.told), WITHIN_S, "it is not told")
+            wait_until(lambda: any(f"pod {pod} " in each for each in program.told), WITHIN_S, "it is not told")
 
 
 def test_no_right_to_see_what_was_meant(cluster: Cluster, kubeconfig: str) -> None:
