@@ -27,8 +27,6 @@ WITHIN_S = 180.0
 """For whatever the cluster does; a busy machine is slow."""
 
 _MARK = "MIRROR_TEST_MARK"
-_KEEPER = "/incoming/keeper.py"
-"""The program that holds the rules of an agent, and gives them up when that hangs."""
 _FINDER = """
 import ctypes, os, signal, socket, struct, sys, time
 
@@ -42,10 +40,8 @@ def found(wanted):
             yield int(pid)
 """
 _SIGNALLER = """
-number, spared, *wanted = sys.argv[1:]
-def is_spared(pid):
-    return bool(spared) and spared in open(f"/proc/{pid}/cmdline").read()
-pids = [pid for pid in found(wanted) if not is_spared(pid)]
+number, *wanted = sys.argv[1:]
+pids = list(found(wanted))
 began = time.time()
 for pid in pids:
     try:
@@ -266,26 +262,25 @@ class Cluster:
 
     def kill_agents(self) -> float:
         """Ends every process of every agent by SIGKILL; when that was, by `time.time`."""
-        return self.kill(*_containers(self.running_agent_pods()))
+        return self.signal_agents(signal.SIGKILL)
 
     def signal_agents(self, number: signal.Signals) -> float:
-        """Sends a signal to every process of every agent but the keepers of its rules; when that was."""
-        return self.signal(number, *_containers(self.running_agent_pods()), spared=_KEEPER)
+        """Sends a signal to every process of every agent; when that was, by `time.time`."""
+        return self.signal(number, *_containers(self.running_agent_pods()))
 
     def kill(self, *names: str) -> float:
         """Ends processes by SIGKILL; see `signal`."""
         return self.signal(signal.SIGKILL, *names)
 
-    def signal(self, number: signal.Signals, *names: str, spared: str = "") -> float:
+    def signal(self, number: signal.Signals, *names: str) -> float:
         """Sends a signal to processes; when that was. From a pod, since the node may be another machine.
 
         Args:
             number: Which signal.
             names: Of containers (their ids) or of programs of the node.
-            spared: What the command lines of those of them have that do not get it; empty: all get it.
         """
         program = ("python3", "-c", _FINDER + _SIGNALLER)
-        said = self.run_in_pod(*program, str(int(number)), spared, *names, hostPID=True).split()
+        said = self.run_in_pod(*program, str(int(number)), *names, hostPID=True).split()
         assert said[0] == "sent", said
         return float(said[1])
 

@@ -23,10 +23,10 @@ def addresses(cluster: Cluster) -> Iterator[list[str]]:
     cluster.remove("deployment", "many")
 
 
-def answers(cluster: Cluster, addresses: list[str]) -> list[str]:
-    """What each pod answers."""
+def answers(cluster: Cluster, addresses: list[str], patience_s: int = 60) -> list[str]:
+    """What each pod answers; nothing for one that takes longer."""
     urls = [f"http://{address}:{workloads.PORT}/" for address in addresses]
-    said = cluster.run_in_pod("curl", "-s", "-m", "60", *urls)
+    said = cluster.run_in_pod("curl", "-s", "-m", str(patience_s), *urls)
     return sorted(line.split(",")[0] for line in said.splitlines())
 
 

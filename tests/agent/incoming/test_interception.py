@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from .stage import PATIENCE_S, TARGET, Agent, Pod, read_exactly, read_line, run_agent, serving, until
+from .stage import PATIENCE_S, TARGET, Agent, Client, Pod, read_exactly, read_line, run_agent, serving, until
 
 
 def ruleset(pod: Pod) -> str:
@@ -122,6 +122,70 @@ async def test_stopped_agent_gives_the_traffic_back_and_takes_it_again(
         assert await read_line(caller) == b"taken again\n"
 
 
+async def test_all_processes_of_an_agent_are_stopped(
+    pod: Pod, support: dict[str, bool], port: int, family: socket.AddressFamily
+) -> None:
+    """The rules stay, without effect on what begins; and what has begun needs none."""
+    async with (
+        serving(pod.listen(port, family)),
+        run_agent(pod, **support) as agent,
+        trio.open_nursery() as nursery,
+    ):
+        await agent.client.subscribe(port, steal=True)
+        older = await pod.connect(port, family)
+        _, channel = await agent.client.accept()
+        nursery.start_soon(greet_callers, agent.client)
+        (keeper,) = keepers(agent)
+        os.kill(keeper, signal.SIGSTOP)
+        agent.process.stop()
+        try:
+            await until(lambda: is_greeted(pod, port, family, b"target sees "))
+            assert "@alive" in ruleset(pod)
+            await older.send_all(b"question")
+        finally:
+            agent.process.resume()
+            os.kill(keeper, signal.SIGCONT)
+        await until(lambda: is_greeted(pod, port, family, b"taken"))
+        assert await channel.receive(100) == b"question"
+        await channel.send(b"answer\n")
+        assert await read_line(older) == b"answer\n"
+        nursery.cancel_scope.cancel()
+
+
+async def test_rules_that_have_expired_are_renewed(pod: Pod, support: dict[str, bool], port: int) -> None:
+    """Only what holds them was stopped, and not for long."""
+    async with (
+        serving(pod.listen(port)),
+        run_agent(pod, **support) as agent,
+        trio.open_nursery() as nursery,
+    ):
+        await agent.client.subscribe(port, steal=True)
+        nursery.start_soon(greet_callers, agent.client)
+        (keeper,) = keepers(agent)
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            await until(lambda: is_greeted(pod, port, socket.AF_INET, b"target sees "))
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        await until(lambda: is_greeted(pod, port, socket.AF_INET, b"taken"))
+        nursery.cancel_scope.cancel()
+
+
+async def greet_callers(client: Client) -> None:
+    while True:
+        _, channel = await client.accept()
+        await channel.send(b"taken\n")
+
+
+async def is_greeted(pod: Pod, port: int, family: socket.AddressFamily, beginning: bytes) -> bool:
+    """Whether a new caller is greeted soon, and so."""
+    caller = await pod.connect(port, family)
+    greeting = b""
+    with trio.move_on_after(1):
+        greeting = await read_line(caller)
+    return greeting.startswith(beginning)
+
+
 async def test_rules_are_put_back_with_the_callers_addresses(pod: Pod, port: int) -> None:
     async with serving(pod.listen(port)), run_agent(pod) as agent:
         await agent.client.subscribe(port, steal=False)
@@ -159,6 +223,16 @@ async def test_a_stopped_keeper_is_replaced(pod: Pod, port: int) -> None:
         await pod.connect(port)
         assert (await agent.client.accept())[0].steal
         assert peers == []
+
+
+async def test_a_keeper_that_is_stopped_and_asked_nothing_is_replaced(pod: Pod, port: int) -> None:
+    async with serving(pod.listen(port)), run_agent(pod) as agent:
+        await agent.client.subscribe(port, steal=True)
+        (keeper,) = keepers(agent)
+        os.kill(keeper, signal.SIGSTOP)
+        assert "led here again" in await agent.client.notice()
+        await pod.connect(port)
+        await agent.client.accept()
 
 
 async def test_callers_wait_while_the_agent_has_no_descriptors_left(pod: Pod, port: int) -> None:

@@ -74,6 +74,7 @@ def tick(link: socket.socket, last_at: float) -> float | None:
         if time.monotonic() - last_at >= keeper.PATIENCE_S:
             return None
         last_at = sent_at
+        assert link.recv(100) == keeper.TICK
         assert not select.select([link], [], [], keeper.TICK_S)[0]
     return last_at
 
@@ -93,6 +94,14 @@ def test_the_table_lasts_as_long_as_there_are_ticks(pod: Pod) -> None:
             assert tables(pod) == ""
             link.close()
             assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_tick_brings_something_to_carry_out(pod: Pod) -> None:
+    with keeping(pod) as (link, _):
+        for batch in b"nonsense", table("kept"):
+            link.send(keeper.TICK + batch)
+            assert link.recv(100) == keeper.TICK
+        assert "kept" in tables(pod)
 
 
 def test_it_ends_with_the_link(pod: Pod) -> None:

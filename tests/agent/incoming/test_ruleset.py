@@ -9,7 +9,7 @@ import pytest
 
 from mirror.agent.incoming.ruleset import AGENTS_MAX, CALLERS_MAX, Mark
 
-from .stage import AgentProcess, Client, Pod, read_line, serving, until
+from .stage import AgentProcess, Client, Pod, read_line, run_agent, serving, until
 
 
 def chain(pod: Pod, name: str) -> list[str]:
@@ -21,10 +21,13 @@ def chain(pod: Pod, name: str) -> list[str]:
 
 async def test_what_is_in_the_kernel(pod: Pod, client: Client, port: int, support: dict[str, bool]) -> None:
     await client.subscribe(port, steal=True, address=bytes([10, 99, 0, 1]), keep_from=[bytes([10, 99, 0, 9])])
-    assert "flags owner" in pod.run("target", "nft", "list", "ruleset")
+    rules = pod.run("target", "nft", "list", "ruleset")
+    assert "flags owner" in rules
+    assert re.search(r"set alive {\s+type inet_proto\s+timeout 1s500ms\s+elements = { tcp expires \w+ }\s+}", rules)
     head = (
         f"tcp dport {port} ip daddr 10.99.0.1 ip saddr != 10.99.0.9 ip saddr != 10.99.0.77"
         " meta mark & 0xff010000 != 0x6d010000 fib daddr type local"
+        " meta l4proto @alive"
     )
     if support:
         rule = f"{head} tcp flags syn / fin,syn,rst,ack ct mark set 0x6d010000 dnat ip to :PORT"
@@ -39,6 +42,16 @@ async def test_what_is_in_the_kernel(pod: Pod, client: Client, port: int, suppor
                 f"type filter hook prerouting priority {priority}; policy accept;",
                 f"{head} tproxy ip to 127.0.0.1:PORT meta mark set 0x6dff0000 accept",
             ]
+
+
+async def test_rules_that_do_not_expire(pod: Pod, port: int, support: dict[str, bool]) -> None:
+    async with run_agent(pod, expiry=False, **support) as agent:
+        await agent.client.subscribe(port, steal=True)
+        assert "alive" not in pod.run("target", "nft", "list", "ruleset")
+        caller = await pod.connect(port)
+        _, channel = await agent.client.accept()
+        await channel.send(b"taken\n")
+        assert await read_line(caller) == b"taken\n"
 
 
 async def test_conntrack_is_not_switched_on_before_it_is_needed(pod: Pod, agent: AgentProcess, port: int) -> None:

@@ -10,8 +10,8 @@
 Who does what:
 
 - `netlink` makes nf_tables messages, `ruleset` decides which; both pure. `support` asks the kernel what it can do.
-- `keeper` is a process of its own that holds the table, so that neither a dead nor a stopped agent keeps the traffic;
-  `table` is the agent's end of it.
+- `keeper` is a process of its own that holds the table, so that neither a dead nor a stopped agent keeps the traffic
+  (if it is stopped too, the rules expire); `table` is the agent's end of it.
 - `namespace` and `sockets` make sockets inside the target.
 - `interception` puts these together: connections arrive.
 - `subscriptions` says whose they are; `relay`, `copies` and `connection` move their bytes; `callers` keeps the

@@ -170,7 +170,8 @@ class Interception:
             table = await Table.start(self._namespace)
             await self._nursery.start(self._keep, table)
             try:
-                await table.apply(ruleset.create())
+                await table.apply([*ruleset.create(), *ruleset.renew()])
+                table.at_each_tick(ruleset.renew())
                 table.at_the_end(ruleset.forget())
                 if self._has_callers_chain:
                     await table.apply(ruleset.start_callers())

@@ -3,14 +3,15 @@ r"""The process that holds the table: the agent's watchdog.
 The kernel removes the table when the netlink socket that made it is closed. If the agent held that socket, a dead
 agent would give the traffic back but a stopped one (SIGSTOP, a debugger, a loop that hangs) would keep it, and
 every connection to the target's port would hang. So this process holds it, and closes it (by ending) when the agent
-ends or has said nothing for `PATIENCE_S`.
+ends or has said nothing for `PATIENCE_S`. This process may be stopped too, with all of its container: so each tick
+brings what the rules need to stay in effect for a moment longer (`ruleset.Ruleset.renew`).
 
 It is started in the target's network namespace with one inherited descriptor, a SOCK_SEQPACKET socket to the agent:
 
-    agent to keeper   b"\0"                    a tick: the agent's loop runs
+    agent to keeper   b"\0" * 4, then a batch   a tick: the agent's loop runs; the batch (empty: none) is for the kernel
                       4 bytes, then a batch     to be given to the kernel (`netlink.batch`)
                       b"\xff" * 4, then bytes   to be given to the kernel when the table is gone; empty: nothing
-    keeper to agent   b"\0"                    it is there
+    keeper to agent   b"\0" * 4                 it is there; and to each tick: it has been carried out, or refused
                       the 4 bytes, then the kernel's answers
 
 It is run as a file (`python -I -S keeper.py FD PID`), not as a module, and imports only what a bare interpreter has
@@ -27,7 +28,7 @@ PATIENCE_S = 1.0
 """Silence after which the agent counts as hung."""
 TICK_S = 0.25
 """How often the agent should speak."""
-TICK = b"\0"
+TICK = b"\0\0\0\0"
 FAREWELL = b"\xff\xff\xff\xff"
 
 _NETLINK_NETFILTER = 12
@@ -69,10 +70,10 @@ class Keeper:
         while message := self._hear(PATIENCE_S):
             if message[:4] == FAREWELL:
                 self._farewell = message[4:]
-            elif message != TICK:
-                answers = _exchange(netlink, message[4:])
+            else:
+                answers = _exchange(netlink, message[4:]) if len(message) > len(TICK) else b""
                 with contextlib.suppress(ConnectionError):  # the agent has ended: `_hear` sees that
-                    self._link.send(message[:4] + answers)
+                    self._link.send(TICK if message[:4] == TICK else message[:4] + answers)
         return message is None
 
     def _hear(self, patience_s: float | None = None) -> bytes | None:

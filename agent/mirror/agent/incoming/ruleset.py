@@ -14,6 +14,11 @@ kernel removes it with the socket. It has up to three kinds of chains:
   told by the packet mark (see `Mark`), through the maps `callers4` and `callers6`. Added with the first caller from
   outside: a nat chain switches conntrack on.
 
+The rules of the intercepting chains have effect only while the set `alive` has its element, which the kernel removes by
+itself unless it is renewed: when everything that could remove the table is stopped too (the processes of a container
+that is frozen), new connections go the ordinary way soon. Connections that exist need no rule: their packets find a
+socket, or conntrack's translation.
+
 Pure: values in, batches of `netlink` messages out. Not here: sockets, and the process that holds the table (`keeper`).
 """
 
@@ -57,6 +62,14 @@ range for outgoing connections (ip_local_port_range), so that a caller's next co
 """
 
 
+ALIVE_S = 1.5
+"""How long the rules have effect without `Ruleset.renew`.
+
+Longer than a keeper waits for its agent (`keeper.PATIENCE_S`), which tells of it; and what hangs has to lose its
+traffic within two seconds.
+"""
+
+
 class Mark:
     """The packet marks of the agent that is number `stage` (0 to 7) in its network namespace.
 
@@ -92,6 +105,8 @@ class Support:
     callers: bool = True
     """The caller's address can be put back (nat)."""
     redirect: bool = True
+    expiry: bool = True
+    """The rules can lose their effect by themselves (sets with a timeout)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +134,19 @@ class Ruleset:
     """Where our listeners are: 127.0.0.1 and ::1 with tproxy, any address with redirect."""
 
     def create(self) -> list[bytes]:
-        """Makes the table, without effect yet. EEXIST: the name is taken."""
+        """Makes the table, without effect yet; to be followed by `renew`. EEXIST: the name is taken."""
         messages = [
             message(Kind.NEW_TABLE, text(1, self.name), be32(2, _TABLE_F_OWNER), flags=NLM_F_CREATE | NLM_F_EXCL)
         ]
+        if self.support.expiry:
+            messages.append(
+                message(
+                    Kind.NEW_SET,
+                    text(1, self.name), text(2, _ALIVE), be32(3, _SET_TIMEOUT), be32(4, _TYPE_PROTOCOL), be32(5, 1),
+                    be32(10, _ALIVE_NUMBER), attribute(11, struct.pack("!Q", int(ALIVE_S * 1000))),
+                    flags=NLM_F_CREATE,
+                )
+            )  # fmt: skip
         if self._uses_tproxy:
             for chain, priority in _TPROXY_CHAINS.items():
                 messages.append(self._chain(chain, "filter", _PREROUTING, priority + self.mark.stage))
@@ -131,6 +155,21 @@ class Ruleset:
             messages.append(self._chain("intercept-redirect", "nat", _PREROUTING, priority))
             messages.append(self._chain("intercept-own", "nat", _OUTPUT, priority))
         return messages
+
+    def renew(self) -> list[bytes]:
+        """Lets the rules have effect for `ALIVE_S` from here on; none if they have it for good.
+
+        An element that exists cannot be renewed (before Linux 6.12), and one that has expired cannot be removed. So all
+        are removed, how many ever there are, and one is added in the same transaction.
+        """
+        if not self.support.expiry:
+            return []
+        place = text(1, self.name), text(2, _ALIVE)
+        element = nested(1, nested(1, attribute(1, bytes([socket.IPPROTO_TCP]))))
+        return [
+            message(Kind.DEL_SET_ELEMENT, *place),
+            message(Kind.NEW_SET_ELEMENT, *place, nested(3, element), flags=NLM_F_CREATE),
+        ]
 
     def intercept(self, rows: Iterable[Intercepted]) -> list[bytes]:
         """Replaces all intercepting rules by these rows; none of them: nothing is intercepted any more."""
@@ -159,7 +198,7 @@ class Ruleset:
         name = self.name
         first, last = (struct.pack("!H", port) for port in CALLER_PORTS)
         messages = [self._chain("callers", "nat", _POSTROUTING, _PRIORITY_CALLERS)]
-        for number, (family, (set_name, data_type, size)) in enumerate(_CALLER_MAPS.items(), 1):
+        for number, (family, (set_name, data_type, size)) in enumerate(_CALLER_MAPS.items(), _ALIVE_NUMBER + 1):
             messages.append(
                 message(
                     Kind.NEW_SET,
@@ -269,6 +308,11 @@ class Ruleset:
                 _expression("fib", be32(1, _REGISTER_1), be32(2, _FIB_ADDRTYPE), be32(3, _FIB_F_DADDR)),
                 _compare(_REGISTER_1, struct.pack("=I", _RTN_LOCAL)),
             ]
+        if self.support.expiry:
+            expressions += [
+                _expression("meta", be32(1, _REGISTER_1), be32(2, _META_L4PROTO)),
+                _expression("lookup", text(1, _ALIVE), be32(2, _REGISTER_1)),
+            ]
         if row.only_if_served and self.support.lookup and not own:
             # Loads something of the socket that the packet would reach, and ends the rule if there is none.
             expressions.append(_expression("socket", be32(1, _SOCKET_TRANSPARENT), be32(2, _REGISTER_1)))
@@ -358,7 +402,8 @@ _CT_MARK = 3
 _NAT_SNAT, _NAT_DNAT = 0, 1
 _NAT_RANGE_PORTS = 2
 _NF_ACCEPT = 1
-_SET_MAP = 0x8
-_TYPE_MARK = 19
-"""nft's own number for the type `mark`: it only decides how `nft list` prints the elements."""
+_SET_MAP, _SET_TIMEOUT = 0x8, 0x10
+_TYPE_PROTOCOL, _TYPE_MARK = 12, 19
+"""nft's own numbers for the types `inet_proto` and `mark`: they only decide how `nft list` prints the elements."""
+_ALIVE, _ALIVE_NUMBER = "alive", 1
 _CALLER_MAPS = {socket.AF_INET: ("callers4", 7, 4), socket.AF_INET6: ("callers6", 8, 16)}

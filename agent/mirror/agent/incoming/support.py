@@ -19,7 +19,9 @@ from mirror.agent.incoming.ruleset import Intercepted, Mark, Ruleset, Support
 _IP_TRANSPARENT = 19
 _IPV6_TRANSPARENT = 75
 
-_NOTHING = Support(tproxy4=False, tproxy6=False, locality=False, lookup=False, callers=False, redirect=False)
+_NOTHING = Support(
+    tproxy4=False, tproxy6=False, locality=False, lookup=False, callers=False, redirect=False, expiry=False
+)
 
 
 def probe() -> Support:
@@ -69,7 +71,18 @@ def probe() -> Support:
             redirect, refusal = False, error
         if refusal is not None and not tproxy4:
             raise refusal
-    return Support(tproxy4, tproxy6, locality, lookup, callers, redirect)
+        expiry = True
+        try:
+            expiring = dataclasses.replace(
+                base,
+                name=base.name + "-expiry",
+                support=dataclasses.replace(_NOTHING, tproxy4=tproxy4, tproxy6=tproxy4, expiry=True),
+            )
+            _try(link, [*expiring.create(), *expiring.renew(), *expiring.intercept([row4])])
+            _try(link, expiring.renew())
+        except OSError:
+            expiry = False
+    return Support(tproxy4, tproxy6, locality, lookup, callers, redirect, expiry)
 
 
 def unavailable(net_fd: int | None) -> str | None:

@@ -1,8 +1,10 @@
 """The agent's end of the table in the target: changes go to the keeper process, and its loss is noticed.
 
 `Table.start` starts the keeper in the target's network namespace, `apply` makes and changes the table, `close`
-removes it. While `serve` runs, the keeper is told four times a second that this loop runs. If the keeper ends all
-the same, `serve` returns: the table is gone and the target has its traffic back.
+removes it. While `serve` runs, the keeper is told four times a second that this loop runs, and renews what expires by
+itself (`at_each_tick`): when this process and the keeper are both stopped, the rules lose their effect. A keeper that
+does not answer for long is ended. If it ends all the same, `serve` returns: the table is gone and the target has its
+traffic back.
 
 What is in the table is `ruleset`'s affair, and what to do after a loss `incoming`'s.
 """
@@ -26,6 +28,11 @@ from mirror.agent.incoming.namespace import NamespaceThread, keep_net_admin
 _SEQUENCE = struct.Struct("=I")
 _ANSWER_TIMEOUT_S = 2.0
 """A transaction takes a millisecond; a keeper that takes so long has been stopped."""
+_UNANSWERED_TICKS_MAX = 20
+"""A keeper that leaves so many without an answer (five seconds) has been stopped; or the kernel is busy beyond use.
+
+Not a time: that goes on while this process is stopped itself.
+"""
 _MESSAGES_PER_BATCH = 1000
 """What is longer is sent in several transactions; a message of 100 bytes and its answer fit the link's buffer."""
 
@@ -44,6 +51,8 @@ class Table:
         self._link = link
         self._process = process
         self._sequence = 0
+        self._tick_message = keeper.TICK
+        self._unanswered_ticks = 0
         self._turn = trio.Lock()
         self._answers_in, self._answers = trio.open_memory_channel[bytes](16)
 
@@ -61,7 +70,8 @@ class Table:
         """Ticks and receives until the table is gone: lost, or closed. Cancelled, it removes the table."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._receive, task_status)
+                await nursery.start(self._receive)
+                task_status.started()
                 nursery.start_soon(self._tick)
                 await self._lost.wait()
                 nursery.cancel_scope.cancel()
@@ -81,6 +91,10 @@ class Table:
         self._is_wanted = False
         self._lost.set()
         await self._gone.wait()
+
+    def at_each_tick(self, messages: list[bytes]) -> None:
+        """Has the keeper carry out these changes with each tick from here on, whatever the kernel says to them."""
+        self._tick_message = keeper.TICK + (netlink.batch(messages) if messages else b"")
 
     def at_the_end(self, request: bytes) -> None:
         """Has the keeper make this netlink request when the table is gone and the agent does not want it back.
@@ -125,15 +139,18 @@ class Table:
 
     async def _tick(self) -> None:
         while True:
+            if self._unanswered_ticks == _UNANSWERED_TICKS_MAX:
+                self._process.kill()  # and `_receive` sees its end
+            self._unanswered_ticks += 1
             try:
-                self._link.send(keeper.TICK)
+                self._link.send(self._tick_message)
             except BlockingIOError:
-                pass  # the keeper has plenty to do, and each message of ours is as good as a tick
+                pass  # the keeper has plenty to do, and each message of ours shows it that this loop runs
             except OSError:
                 self._lost.set()
             await trio.sleep(keeper.TICK_S)
 
-    async def _receive(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _receive(self, *, task_status: trio.TaskStatus[None]) -> None:
         is_up = False
         while True:
             try:
@@ -150,7 +167,9 @@ class Table:
             if not message:
                 self._lost.set()
                 return
-            if message != keeper.TICK:
+            if message == keeper.TICK:
+                self._unanswered_ticks = 0
+            else:
                 self._answers_in.send_nowait(message)
 
 
