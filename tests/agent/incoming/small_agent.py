@@ -95,9 +95,11 @@ async def main(net_fd: int, node_fd: int, wanted: dict[str, bool], listener: tri
 if __name__ == "__main__":
     namespaces = f"/proc/{sys.argv[1]}/ns"
     net_fd = os.open(f"{namespaces}/net", os.O_RDONLY)
+    wanted = json.loads(sys.argv[2])
     with open(f"/proc/{sys.argv[1]}/task/{sys.argv[1]}/children") as children:
-        node_fd = os.open(f"/proc/{children.read().split()[0]}/ns/net", os.O_RDONLY)
+        node = sys.argv[1] if wanted.pop("is_the_nodes", False) else children.read().split()[0]
+        node_fd = os.open(f"/proc/{node}/ns/net", os.O_RDONLY)
     if not os.path.samefile(f"{namespaces}/user", "/proc/self/ns/user"):
         libc.setns(os.open(f"{namespaces}/user", os.O_RDONLY), libc.CLONE_NEWUSER)
     listening = trio.socket.from_stdlib_socket(socket.socket(fileno=int(sys.argv[3])))
-    trio.run(main, net_fd, node_fd, json.loads(sys.argv[2]), trio.SocketListener(listening), int(sys.argv[4]))
+    trio.run(main, net_fd, node_fd, wanted, trio.SocketListener(listening), int(sys.argv[4]))

@@ -44,8 +44,10 @@ async def test_what_is_in_the_kernel(pod: Pod, client: Client, port: int, suppor
             ]
 
 
-async def test_rules_that_do_not_expire(pod: Pod, port: int, support: dict[str, bool]) -> None:
-    async with run_agent(pod, expiry=False, **support) as agent:
+@pytest.mark.parametrize("why", [{"expiry": False}, {"is_the_nodes": True}])
+async def test_rules_that_do_not_expire(pod: Pod, port: int, support: dict[str, bool], why: dict[str, bool]) -> None:
+    """Where the kernel cannot do it, and in the network of the pod's machine."""
+    async with run_agent(pod, **why, **support) as agent:
         await agent.client.subscribe(port, steal=True)
         assert "alive" not in pod.run("target", "nft", "list", "ruleset")
         caller = await pod.connect(port)

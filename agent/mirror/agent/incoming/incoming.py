@@ -29,7 +29,7 @@ from mirror.agent.incoming.connection import Connection
 from mirror.agent.incoming.copies import Copy
 from mirror.agent.incoming.interception import HANDSHAKE_S, Interception
 from mirror.agent.incoming.namespace import NamespaceThread, in_namespace
-from mirror.agent.incoming.node import addresses_of_calls_from
+from mirror.agent.incoming.node import addresses_of_calls_from, is_the_nodes_own
 from mirror.agent.incoming.owner import Owner
 from mirror.agent.incoming.probes import begins_as_probe
 from mirror.agent.incoming.ruleset import Support
@@ -69,7 +69,8 @@ async def open_incoming(
     """
     with in_namespace(net_fd) as namespace:
         async with trio.open_nursery() as nursery:
-            incoming = Incoming(namespace, node_fd, keep_from, nursery, support)
+            is_the_nodes = is_the_nodes_own(net_fd, node_fd)
+            incoming = Incoming(namespace, node_fd, keep_from, nursery, support, is_the_nodes=is_the_nodes)
             try:
                 yield incoming
             finally:
@@ -88,6 +89,8 @@ class Incoming:
         keep_from: Sequence[bytes],
         nursery: trio.Nursery,
         support: Support | None,
+        *,
+        is_the_nodes: bool,
     ) -> None:
         self._namespace = namespace
         self._node_fd = node_fd
@@ -95,7 +98,13 @@ class Incoming:
         self._nursery = nursery
         self._subscriptions = Subscriptions()
         self._interception = Interception(
-            namespace, nursery, support, arrived=self._arrived, notice=self._notice, given_up=self._given_up
+            namespace,
+            nursery,
+            support,
+            is_the_nodes=is_the_nodes,
+            arrived=self._arrived,
+            notice=self._notice,
+            given_up=self._given_up,
         )
         self._outlets = sockets.Outlets(namespace)
         self._change = trio.Lock()

@@ -46,6 +46,8 @@ class Interception:
     Args:
         nursery: Where the listeners and the keeper are served.
         support: What to use of the kernel; found out when needed if None.
+        is_the_nodes: Whether the network is that of its machine. There may be very many rules of others there, and who
+            lists them begins anew with each change: so ours are not renewed all the time.
         arrived: Called for every connection. Never raises.
         notice: Told a sentence about what the user should know.
         given_up: Called when the table is lost for good; nothing is intercepted any more.
@@ -57,6 +59,7 @@ class Interception:
         nursery: trio.Nursery,
         support: Support | None,
         *,
+        is_the_nodes: bool,
         arrived: Arrival,
         notice: Callable[[str], None],
         given_up: Callable[[], None],
@@ -64,6 +67,7 @@ class Interception:
         self._namespace = namespace
         self._nursery = nursery
         self._support = support
+        self._is_the_nodes = is_the_nodes
         self._arrived = arrived
         self._notice = notice
         self._given_up = given_up
@@ -146,6 +150,8 @@ class Interception:
 
     async def _prepare(self) -> None:
         support = self._support if self._support is not None else await self._namespace.run(probe)
+        if self._is_the_nodes:
+            support = dataclasses.replace(support, expiry=False)
         for stage in range(AGENTS_MAX):
             self._stage = await self._namespace.run(sockets.claim, f"agent/{stage}")
             if self._stage is not None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
 import socket
 from collections.abc import Iterable
 
@@ -18,6 +19,11 @@ from mirror.agent.incoming.namespace import NamespaceThread, in_namespace
 
 _ANY_PORT = 9
 """`discard`; nothing is sent there."""
+
+
+def is_the_nodes_own(net_fd: int | None, node_fd: int | None) -> bool:
+    """Whether two open /proc/PID/ns/net are the same network; None: one that is not known to be."""
+    return net_fd is not None and node_fd is not None and os.path.sameopenfile(net_fd, node_fd)
 
 
 def addresses_of_calls_from(node_fd: int, target: NamespaceThread) -> tuple[bytes, ...]:
