@@ -247,8 +247,16 @@ class Cluster:
         return sorted(job["metadata"]["name"] for job in self.objects("job", self.agents))
 
     def agent_pods(self) -> list[Object]:
-        """The agents' pods."""
-        return self.objects("pod", self.agents)
+        """The agents' pods.
+
+        But for those that are being removed and never ran: an older kubelet, or nobody's, may take a minute to forget
+        such.
+        """
+        return [
+            pod
+            for pod in self.objects("pod", self.agents)
+            if pod["status"]["phase"] != "Pending" or not pod["metadata"].get("deletionTimestamp")
+        ]
 
     def running_agent_pods(self) -> list[Object]:
         """The same, once the cluster says of each that it runs; a session may have used it for a second by then."""
@@ -294,18 +302,10 @@ class Cluster:
         return self.run_in_pod("python3", "-c", _FINDER + _RULES, *containers, is_privileged=True, hostPID=True).split()
 
     def wait_without_agents(self) -> None:
-        """Until neither Job nor pod of an agent is left.
-
-        But for pods that are being removed and never ran: an older kubelet may take a minute to forget such.
-        """
+        """Until neither Job nor pod of an agent is left."""
 
         def are_gone() -> bool:
-            left = [
-                pod
-                for pod in self.agent_pods()
-                if pod["status"]["phase"] != "Pending" or not pod["metadata"].get("deletionTimestamp")
-            ]
-            return not left and not self.jobs()
+            return not self.agent_pods() and not self.jobs()
 
         wait_until(are_gone, WITHIN_S, "an agent is left")
 
