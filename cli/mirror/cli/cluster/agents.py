@@ -494,7 +494,7 @@ async def remove(api: Api, agent: Agent) -> ApiError | None:
 def _say_left(wish: Wish, agent: Agent, refusal: ApiError) -> str:
     """That a Job stays, by the reason why it could not be removed."""
     within_s = _deadline_s(wish.settings) + wish.settings.ttl_s
-    return f"its Job {agent.job} stays for up to {within_s} s, as {_say_refused(refusal)}"
+    return f"its Job {agent.job} stays for up to {within_s} s, as {failures.say_refused(refusal)}"
 
 
 async def remove_hung(api: Api, agent: Agent) -> None:
@@ -516,7 +516,7 @@ async def remove_hung(api: Api, agent: Agent) -> None:
         if error.status in (404, 409):
             return  # somebody else has done so
         remedy = f"have it removed with `mirror agents --remove {agent.job} -n {agent.namespace}`"
-        why = failures.missing_right(error.message) or failures.in_one_line(error.message) or error.reason
+        why = failures.say_refused(error) or error.reason
         raise TargetError(f"{hung}, and mirror could not remove it ({why}); {remedy}") from None
 
 
@@ -534,10 +534,6 @@ def _events_path(namespace: str) -> str:
 
 def _owner_uid(pod: Object) -> str:
     return next((str(owner["uid"]) for owner in pod["metadata"].get("ownerReferences") or ()), "")
-
-
-def _say_refused(error: ApiError) -> str:
-    return failures.missing_right(error.message) or failures.in_one_line(error.message)
 
 
 class _Start:
@@ -633,7 +629,7 @@ class _Start:
                     sentence = failures.explain_refused_pod(event.get("message", ""), self._agent.namespace)
                     self._conclude(TargetError(sentence))
         except ApiError as error:
-            self._unseen.append(_say_refused(error))
+            self._unseen.append(failures.say_refused(error))
             await self._tell(f"{self._unseen[-1]}, so this may take a second longer, and a refused pod is not told")
         except MirrorError as error:
             self._conclude(error)
@@ -653,7 +649,7 @@ class _Start:
             try:
                 node = await self._api.get(f"/api/v1/nodes/{self._node}") if self._node else None
             except ApiError as error:  # who may not see nodes must wait
-                if (unseen := _say_refused(error)) not in self._unseen:
+                if (unseen := failures.say_refused(error)) not in self._unseen:
                     self._unseen.append(unseen)
                 continue
             except MirrorError as error:

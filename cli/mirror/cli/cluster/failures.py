@@ -99,6 +99,11 @@ def missing_right(message: str) -> str:
     return f"user {found['user']} lacks the right to {found['verb']} {resource}{where}"
 
 
+def say_refused(error: ApiError) -> str:
+    """Why something that mirror can do without was refused: the right that is missing, else the API server's words."""
+    return missing_right(error.message) or in_one_line(error.message)
+
+
 def explain_refused_pod(message: str, namespace: str, *, is_ephemeral: bool = False) -> str:
     """Why an admission rule of the cluster refused the agent's pod.
 

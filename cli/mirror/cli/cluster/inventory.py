@@ -243,7 +243,7 @@ async def list_agents(api: Api, namespace: str) -> tuple[list[AgentRow], str]:
     except ApiError as error:
         if error.status != 403:
             raise
-        unseen = failures.missing_right(error.message) or failures.in_one_line(error.message)
+        unseen = failures.say_refused(error)
     rows += [row for pod in pods for row in rows_of_ephemeral(pod)]
     return sorted(rows, key=lambda row: (row.namespace, row.began, row.job)), unseen
 

@@ -152,7 +152,7 @@ async def look_at_admission(api: Api, namespace: str) -> bool:
         if failures.is_refusal(error):
             _say("no", failures.explain_refused_pod(error.message, namespace))
             return False
-        why = failures.missing_right(error.message) or failures.in_one_line(error.message)
+        why = failures.say_refused(error)
         why += f"; nor can its label be seen: {unseen}" if unseen else ""
         what = "quotas or webhooks refuse" if level else "PodSecurity, quotas or webhooks refuse"
         _say(
@@ -171,7 +171,7 @@ async def _pod_security(api: Api, namespace: str) -> tuple[str, str]:
     except ApiError as error:
         if error.status == 404:
             raise MirrorError(f"there is no namespace {namespace}; choose one with -n") from None
-        return "", failures.missing_right(error.message) or failures.in_one_line(error.message)
+        return "", failures.say_refused(error)
     return str(labels.get(_LEVEL, "privileged")), ""
 
 
