@@ -99,15 +99,10 @@ def test_other_needs_get_another_agent_with_fewer_rights(alone: Cluster) -> None
 
 def test_nothing_stays_when_everything_is_killed(alone: Cluster) -> None:
     """Proxy and agent by SIGKILL: the cluster finds the Job ended, and removes it."""
-    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep 1000") as program:
-        try:
-            assert program.stdout is not None
-            assert program.stdout.readline() == "begun\n"
-            (proxy,) = alone.proxies()
-            os.kill(proxy, signal.SIGKILL)
-            alone.kill_agents()
-        finally:
-            program.kill()
+    with alone.held("deployment/web"):
+        (proxy,) = alone.proxies()
+        os.kill(proxy, signal.SIGKILL)
+        alone.kill_agents()
 
 
 def test_an_interrupted_start_leaves_nothing(alone: Cluster, tmp_path: Path) -> None:
@@ -142,11 +137,6 @@ def test_a_start_that_is_killed_leaves_nothing_for_long(alone: Cluster) -> None:
 
 
 def test_an_agent_that_runs_has_no_deadline(alone: Cluster) -> None:
-    with alone.start("deployment/web", "sh", "-c", "echo begun; exec sleep infinity") as program:
-        try:
-            assert program.stdout is not None
-            assert program.stdout.readline() == "begun\n"
-            (job,) = alone.objects("job", alone.agents)
-            assert "activeDeadlineSeconds" not in job["spec"]
-        finally:
-            program.kill()
+    with alone.held("deployment/web"):
+        (job,) = alone.objects("job", alone.agents)
+        assert "activeDeadlineSeconds" not in job["spec"]

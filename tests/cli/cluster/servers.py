@@ -17,12 +17,29 @@ from typing import Any
 
 import h11
 import trio
+import trustme
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 from websockets.utils import accept_key
 
 from mirror.cli.cluster.access import Access
 from mirror.cli.cluster.credentials import Fixed
+
+
+def mutual_tls(authority: trustme.CA, name: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's context that asks for its client's certificate, and a client's that has none yet.
+
+    Args:
+        authority: Whom both trust.
+        name: The server's.
+    """
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(theirs)
+    authority.issue_cert(name).configure_cert(theirs)
+    ours = ssl.create_default_context()
+    authority.configure_trust(ours)
+    return theirs, ours
 
 
 @dataclasses.dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +15,17 @@ import trustme
 from mirror.cli.cluster import api as api_module
 from mirror.cli.cluster.api import Api, ApiError, Unreachable, open_api
 from mirror.cli.cluster.credentials import Fixed
-from tests.cli.cluster.servers import Answer, Asked, Handler, HttpServer, access_to, failure, http_server, tcp_server
+from tests.cli.cluster.servers import (
+    Answer,
+    Asked,
+    Handler,
+    HttpServer,
+    access_to,
+    failure,
+    http_server,
+    mutual_tls,
+    tcp_server,
+)
 
 PODS = "/api/v1/namespaces/shop/pods"
 
@@ -347,12 +356,7 @@ async def test_a_cancelled_request_harms_no_other() -> None:
 
 async def test_tls_with_a_client_certificate() -> None:
     authority = trustme.CA()
-    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    theirs.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(theirs)
-    authority.issue_cert("api.example").configure_cert(theirs)
-    ours = ssl.create_default_context()
-    authority.configure_trust(ours)
+    theirs, ours = mutual_tls(authority, "api.example")
     authority.issue_cert("me@example", common_name="me").configure_cert(ours)
     async with http_server(answer_all, tls=theirs) as server:
         async with open_api(access_to(server.url, tls=ours, server_name="api.example")) as api:
@@ -364,12 +368,7 @@ async def test_tls_with_a_client_certificate() -> None:
 async def test_a_rejected_client_certificate_is_renewed_once() -> None:
     """By another connection: they keep what they were made with."""
     authority = trustme.CA()
-    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    theirs.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(theirs)
-    authority.issue_cert("api.example").configure_cert(theirs)
-    ours = ssl.create_default_context()
-    authority.configure_trust(ours)
+    theirs, ours = mutual_tls(authority, "api.example")
 
     class Certificates:
         certificate = b"none"

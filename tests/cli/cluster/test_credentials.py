@@ -17,6 +17,7 @@ import trustme
 
 from mirror.cli.cluster.credentials import Credentials, Fixed, Plugin, TokenFile, credentials_of
 from mirror.cli.cluster.kubeconfig import AccessError, Context
+from tests.cli.cluster.servers import mutual_tls
 
 V1 = "client.authentication.k8s.io/v1"
 
@@ -147,12 +148,7 @@ async def test_a_plugin_that_gives_a_certificate(program: Script, tmp_path: Path
         "clientCertificateData": mine.cert_chain_pems[0].bytes().decode(),
         "clientKeyData": mine.private_key_pem.bytes().decode(),
     }
-    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    server_side.verify_mode = ssl.CERT_REQUIRED
-    authority.configure_trust(server_side)
-    authority.issue_cert("api").configure_cert(server_side)
-    tls = ssl.create_default_context()
-    authority.configure_trust(tls)
+    server_side, tls = mutual_tls(authority, "api")
     credentials = of(program(status), tls=tls)
     assert await credentials.header() is None
     assert await credentials.header() is None
